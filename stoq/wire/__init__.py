@@ -1,0 +1,1 @@
+"""L0: bytes <-> structs. Varints, headers, frame codecs, transport parameters."""
