@@ -37,7 +37,8 @@ cdef enum FrameEpoch:
     EPOCH_1 = 8
 
 #                        stream_id  offset   value            value2            data/length        extra
-# ACK                                        largest          delay (raw)       ranges span        (range_count, first_range; ect0, ect1, ce for 0x03)
+# ACK                                        largest          delay (raw)       ranges span        range_count,
+#                                                               first_range; ect0, ect1, ce for 0x03
 # RESET_STREAM           id                  error code       final size
 # STOP_SENDING           id                  error code
 # CRYPTO                            offset                                      bytes
@@ -52,6 +53,8 @@ cdef enum FrameEpoch:
 # CONNECTION_CLOSE                           error code       frame type        reason phrase
 # APPLICATION_CLOSE                          error code                         reason phrase
 # PADDING                                    run of padding bytes consumed (count)
+# `type` of a STREAM frame always reads 0x08: its three bits live in the fields. Fields that a row does not
+# name keep what was in them before.
 cdef struct Frame:
     uint64_t type
     uint64_t stream_id
@@ -83,11 +86,14 @@ cdef struct FrameRow:
 
 cdef const FrameRow *frame_row(uint64_t type) noexcept nogil      # NULL: unknown. STREAM types all give the 0x08 row
 # Parse one frame, type included. On success the cursor stands after it; data points into the input.
+# FRAME_UNKNOWN leaves the cursor after the type; FRAME_BAD leaves it anywhere within the span. f.type is the type
+# as read in both (0 when even that failed): the frame type of the CONNECTION_CLOSE that follows.
 # Range lists of ACK frames are checked whole (RFC 9000 §19.3.1: no smallest below 0).
 # STREAM and CRYPTO: offset + length beyond 2^62 - 1 is FRAME_BAD. MAX_STREAMS above 2^60 is FRAME_BAD.
-# NEW_CONNECTION_ID: length 1..20, retire_prior_to <= sequence, else FRAME_BAD (§19.15). A non-minimal type varint is FRAME_BAD (§12.4: PROTOCOL_VIOLATION allowed).
+# NEW_CONNECTION_ID: length 1..20, retire_prior_to <= sequence, else FRAME_BAD (§19.15). An empty NEW_TOKEN is FRAME_BAD
+# (§19.7). A non-minimal type varint is FRAME_BAD (§12.4: PROTOCOL_VIOLATION allowed).
 cdef int frame_parse(Cursor *c, Frame *f) noexcept nogil
-# Walk the ranges of a parsed ACK, highest first, as inclusive [*low, *high]. Start with *state = 0; 1 while there is one, 0 at the end.
+# Walk the ranges of a parsed ACK, highest first, as inclusive [*low, *high]: 1 while there is one, 0 at the end.
 cdef struct AckWalk:
     Cursor cursor
     uint64_t left
@@ -95,7 +101,14 @@ cdef struct AckWalk:
     bint started
 cdef void ack_walk_init(AckWalk *w, const Frame *f) noexcept nogil
 cdef bint ack_walk_next(AckWalk *w, const Frame *f, uint64_t *low, uint64_t *high) noexcept nogil
-# Emit a frame (not ACK, not PADDING) from the struct: bytes written, or 0 when it does not fit into `room`.
+# Emit an ACK: `pairs` holds `count` inclusive ranges low0, high0, low1, high1, …, highest first, at least one number
+# missing between two. Writes as many of the highest ranges as fit, and returns the bytes written; 0 when not even
+# the first fits (or there is none).
+cdef size_t frame_emit_ack(uint8_t *p, size_t room, uint64_t delay_raw, const uint64_t *pairs, size_t count, bint ecn,
+                           uint64_t ect0, uint64_t ect1, uint64_t ce) noexcept nogil
+# Emit a frame (not ACK, not PADDING) from the struct; STREAM with its length. Bytes written, or 0 when it does not fit
+# into `room`. Every number must be below 2^62.
 cdef size_t frame_emit(uint8_t *p, size_t room, const Frame *f) noexcept nogil
 # STREAM head (data follows; with_length = 0 lets it run to the packet's end). Bytes written, 0 when it does not fit.
-cdef size_t frame_emit_stream_head(uint8_t *p, size_t room, uint64_t stream_id, uint64_t offset, uint64_t length, bint with_length, bint fin) noexcept nogil
+cdef size_t frame_emit_stream_head(uint8_t *p, size_t room, uint64_t stream_id, uint64_t offset, uint64_t length,
+                                   bint with_length, bint fin) noexcept nogil

@@ -42,11 +42,22 @@ cdef enum HeaderError:
 cdef int header_parse(const uint8_t *p, size_t n, size_t short_cid, Header *h) noexcept nogil
 # Write a long header with a two-byte Length field of zero, to be patched: returns its end (where the packet number
 # starts); *length_at is where the Length field stands. Room: 1 + 4 + 1 + 20 + 1 + 20 + token + 4.
-cdef uint8_t *header_put_long(uint8_t *p, int type, uint32_t version, const uint8_t *dcid, size_t dcid_length, const uint8_t *scid, size_t scid_length, const uint8_t *token, size_t token_length, size_t pn_length, uint8_t **length_at) noexcept nogil
+cdef uint8_t *header_put_long(uint8_t *p, int type, uint32_t version, const uint8_t *dcid, size_t dcid_length,
+                              const uint8_t *scid, size_t scid_length, const uint8_t *token, size_t token_length,
+                              size_t pn_length, uint8_t **length_at) noexcept nogil
 # Short header up to the packet number.
-cdef uint8_t *header_put_short(uint8_t *p, const uint8_t *dcid, size_t dcid_length, bint spin, bint key_phase, size_t pn_length) noexcept nogil
-# Version Negotiation (RFC 9000 §17.2.1), answering a packet with these IDs. `random` fills the unused bits and picks the greased version. Returns the length, 0 when it does not fit.
-cdef size_t header_put_version_negotiation(uint8_t *p, size_t room, const uint8_t *dcid, size_t dcid_length, const uint8_t *scid, size_t scid_length, const uint32_t *versions, size_t count, uint32_t random) noexcept nogil
-# Retry without its integrity tag (crypto appends the 16 bytes). Returns the length, 0 when it does not fit.
-cdef size_t header_put_retry(uint8_t *p, size_t room, uint32_t version, const uint8_t *dcid, size_t dcid_length, const uint8_t *scid, size_t scid_length, const uint8_t *token, size_t token_length, uint8_t random) noexcept nogil
+cdef uint8_t *header_put_short(uint8_t *p, const uint8_t *dcid, size_t dcid_length, bint spin, bint key_phase,
+                               size_t pn_length) noexcept nogil
+# Version Negotiation (RFC 9000 §17.2.1), answering a packet that carried these IDs (they are swapped here; up to 255
+# bytes each). `random` fills the unused bits and picks the greased version, which is added in front of `versions`.
+# Returns the length, 0 when it does not fit.
+cdef size_t header_put_version_negotiation(
+        uint8_t *p, size_t room, const uint8_t *received_dcid, size_t received_dcid_length,
+        const uint8_t *received_scid, size_t received_scid_length, const uint32_t *versions, size_t count,
+        uint32_t random) noexcept nogil
+# Retry without its integrity tag (crypto appends the 16 bytes); the IDs are the Retry's own. `random` fills the four
+# unused bits. Returns the length, 0 when it does not fit.
+cdef size_t header_put_retry(uint8_t *p, size_t room, uint32_t version, const uint8_t *dcid, size_t dcid_length,
+                             const uint8_t *scid, size_t scid_length, const uint8_t *token, size_t token_length,
+                             uint8_t random) noexcept nogil
 cdef bint version_known(uint32_t version) noexcept nogil

@@ -11,16 +11,15 @@ cdef extern from *:
     #define STOQ_BSWAP64(v) __builtin_bswap64(v)
     #define STOQ_LIKELY(x) __builtin_expect(!!(x), 1)
     #define STOQ_UNLIKELY(x) __builtin_expect(!!(x), 0)
+    #define STOQ_VARINT_MAX UINT64_C(0x3FFFFFFFFFFFFFFF)
     """
+    # RFC 9000 §16: 62 usable bits. Not a Cython enum, whose values turn to Python through a C int.
+    const uint64_t VARINT_MAX "STOQ_VARINT_MAX"
     uint16_t bswap16 "STOQ_BSWAP16"(uint16_t v) noexcept nogil
     uint32_t bswap32 "STOQ_BSWAP32"(uint32_t v) noexcept nogil
     uint64_t bswap64 "STOQ_BSWAP64"(uint64_t v) noexcept nogil
     bint likely "STOQ_LIKELY"(bint x) noexcept nogil
     bint unlikely "STOQ_UNLIKELY"(bint x) noexcept nogil
-
-# RFC 9000 §16: 62 usable bits.
-cdef enum:
-    VARINT_MAX = 0x3FFFFFFFFFFFFFFF
 
 # A span still to be read: p <= end always.
 cdef struct Cursor:

@@ -1,0 +1,1 @@
+"""The command `stoq` (extra `stoq[cli]`): file transfer over ALPN hq-interop, test certificates, diagnosis."""

@@ -1,0 +1,3 @@
+from stoq.cli.main import main
+
+main()

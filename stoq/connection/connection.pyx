@@ -1,0 +1,776 @@
+"""The shell: owns one core and one TLS handshake, moves CRYPTO bytes and keys between them; sans-IO."""
+import ipaddress
+from datetime import datetime, timezone
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject, Py_DECREF
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from stoq.wire.batch cimport Address, SEND_BATCH_MAX, SEND_SEGMENTS_MAX, SendBatch
+from stoq.crypto.aead cimport AeadBackend, aead_backend, aead_default
+from stoq.core cimport core
+from stoq.core.cids cimport cid_add_local, cid_set_remote
+from stoq.core.cids cimport cids_wanted as core_cids_wanted
+from stoq.core.events cimport event_pop
+from stoq.core.knobs cimport knob_set, knobs_dict, stats_dict
+from stoq.core.rangeset cimport rangeset_memory
+from stoq.core.recvbuf cimport recvbuf_complete, recvbuf_take
+from stoq.core.state cimport (
+    CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CAUSE_LOCAL, CAUSE_PEER, CAUSE_STATELESS_RESET, CAUSE_VERSION, CLOSE_CLOSING,
+    CLOSE_DONE, CLOSE_NONE, Conn, EV_AUTH_THRESHOLD, EV_CID_RETIRED, EV_CLOSED, EV_HANDSHAKE_CONFIRMED, EV_NEW_TOKEN,
+    EV_PATH_VALIDATED, EV_PING_ACKED, EV_STREAMS_AVAILABLE, EV_STREAM_FINISHED, EV_STREAM_GONE, EV_STREAM_OPENED,
+    EV_STREAM_RESET, EV_STREAM_STOPPED, EV_STREAM_WRITABLE, Event, PeerParams, RecvBuf, SPACE_APP, STREAM_FIN_READ,
+    STREAM_GONE_TOLD, STREAM_RESET_GOT, STREAM_STOP_SENT,
+)
+from stoq.core.state cimport Stream as CStream
+from stoq.core.streams cimport (
+    stream_can_open, stream_maybe_free, stream_open, stream_pop_readable, stream_read_end,
+)
+from stoq.connection.stream cimport StreamHandle
+
+import stoq.core.reno as _reno
+import stoq.crypto.aead_openssl as _aead_openssl
+
+from stoq.errors import (
+    ApplicationClosed, ConfigurationError, HandshakeFailed, IdleTimeout, StatelessReset, StreamLimitError,
+    TransportClosed, TransportErrorCode, TransportParameterError, VersionNegotiationFailed,
+)
+from stoq.tls import Epoch, Handshake, TlsAlert
+from stoq.wire.transport_parameters import TransportParameters, reserved_parameter
+
+cdef enum:
+    CRYPTO_FRAME = 0x06
+    INTERNAL_ERROR = 0x01
+    UNEXPECTED_MESSAGE = 0x010A      # CRYPTO_ERROR + unexpected_message (RFC 9001 §6)
+    ENTRY_BYTES = 65507              # one UDP payload, for datagrams_to_send
+
+# Keeps the controllers and backends registered.
+_REGISTERED = (_reno, _aead_openssl)
+
+
+cdef int fill_address(Address *out, object peer) except -1:
+    """(host, port, …) to an Address; host is a literal IPv4 or IPv6 address, or None."""
+    memset(out, 0, sizeof(Address))
+    if peer is None:
+        return 0
+    address = ipaddress.ip_address(peer[0].partition("%")[0])
+    packed = address.packed
+    memcpy(out.addr, PyBytes_AS_STRING(packed), <size_t>len(packed))
+    out.family = 4 if len(packed) == 4 else 6
+    out.port = peer[1]
+    if len(peer) > 3:
+        out.scope_id = peer[3]
+    return 0
+
+
+cdef object show_address(const Address *a):
+    if a.family == 0:
+        return None
+    packed = (<const char *>a.addr)[:4 if a.family == 4 else 16]
+    return str(ipaddress.ip_address(packed)), a.port
+
+
+cdef class Connection:
+    """One QUIC connection without I/O: datagrams and time in, datagrams and events out.
+
+    Made by `client_connection` or `server_connection`. Times are integer nanoseconds of any one monotonic clock.
+    """
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            core.core_abandon(self.c)
+            self.drain_drops()
+            core.core_free(self.c)
+            self.c = NULL
+
+    # ---------------------------------------------------------------- driver side
+    cdef int receive(self, uint8_t *data, uint32_t length, uint32_t segment, uint8_t ecn, const Address *peer,
+                     const Address *local, int64_t now) except -1:
+        cdef int rc
+        if self.terminated:
+            return 0
+        self.in_batch = True
+        self.last_now = now
+        rc = core.core_receive(self.c, data, length, segment, ecn, peer, local, now)
+        while rc == core.CORE_NEED_TLS:
+            self.pump_tls(now)
+            rc = core.core_resume(self.c, now)
+        if rc == core.CORE_DEAD:
+            self.die()
+        return 0
+
+    cdef int finish_batch(self, int64_t now) except -1:
+        if self.c == NULL:
+            return 0
+        self.in_batch = True
+        self.last_now = now
+        try:
+            if self.c.spaces[SPACE_APP].crypto.recv.pending or not self.handshake_complete:
+                self.pump_tls(now)
+            self.pump_events()
+            if self.c.read_head != NULL:
+                self.pump_readable()
+                self.pump_events()
+            if self.c.drops.count:
+                self.drain_drops()
+            core.core_batch_end(self.c)
+            if self.c.error:
+                self.die()
+            self.check_end()
+        finally:
+            self.in_batch = False
+        return 0
+
+    cdef int send(self, SendBatch *batch, int64_t now) except -1:
+        cdef int n
+        self.waking = False
+        if self.terminated or self.c == NULL:
+            return 0
+        self.last_now = now
+        n = core.core_send(self.c, batch, now)
+        if n < 0:
+            self.die()
+            return 0
+        return n
+
+    cdef int64_t deadline(self):
+        if self.terminated or self.c == NULL:
+            return 0
+        return core.core_deadline(self.c)
+
+    cdef int timer(self, int64_t now) except -1:
+        if not self.terminated and self.c != NULL:
+            self.last_now = now
+            core.core_timer(self.c, now)
+        return 0
+
+    cdef bint wants_send(self):
+        return self.waking
+
+    cdef int notify(self) except -1:
+        """The application made something to send: wake the driver, once until it sends."""
+        if self.waking or self.in_batch or self.wake is None or self.terminated:
+            return 0
+        self.waking = True
+        self.wake(self)
+        return 0
+
+    cdef uint32_t cids_wanted(self):
+        return 0 if self.c == NULL or self.terminated else core_cids_wanted(self.c)
+
+    cdef int add_cid(self, const uint8_t *cid, const uint8_t *token16) except -1:
+        if self.c != NULL and cid_add_local(self.c, cid, token16) == NULL:
+            raise ConfigurationError("no room for another connection ID")
+        return 0
+
+    # ---------------------------------------------------------------- TLS
+    cdef int pump_tls(self, int64_t now) except -1:
+        """CRYPTO bytes to TLS, its output and secrets to the core."""
+        cdef Conn *c = self.c
+        cdef RecvBuf *buf
+        cdef bytes data
+        cdef bytes secret
+        cdef int space
+        cdef object tls = self.tls
+        if c.close.state != CLOSE_NONE:
+            return 0
+        for space in range(3):
+            buf = &c.spaces[space].crypto.recv
+            if c.spaces[space].discarded or buf.pending == 0:
+                continue
+            data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>buf.pending)
+            recvbuf_take(buf, <uint8_t *>PyBytes_AS_STRING(data))
+            if tls is None:
+                # A server has nothing more to hear from a client: QUIC has no TLS KeyUpdate (RFC 9001 §6).
+                core.core_close(c, UNEXPECTED_MESSAGE, CRYPTO_FRAME, 0, b"", 0, now)
+                return 0
+            try:
+                tls.receive(Epoch(3 if space == 2 else space * 2), data)
+            except TlsAlert as alert:
+                self.move_tls()
+                reason = alert.message.encode()[:256]
+                core.core_close(c, <uint64_t>alert.error_code, CRYPTO_FRAME, 0, <const uint8_t *>PyBytes_AS_STRING(reason),
+                                <size_t>len(reason), now)
+                return 0
+            if not self.params_applied and tls.peer_transport_parameters is not None:
+                self.apply_params(tls.peer_transport_parameters)
+                if c.close.state != CLOSE_NONE:
+                    return 0
+            self.move_tls()
+        if tls is not None and tls.complete and not self.handshake_complete:
+            self.negotiated = (tls.alpn, tls.cipher_suite, tls.group, tls.signature_scheme, tls.server_name,
+                               tls.peer_certificates)
+            self.handshake_complete = True
+            core.core_handshake_complete(c, now)
+            if not self.is_client:
+                self.exporter = tls.export
+                self.tls = None
+            self.emit("handshake_completed", None)
+        return 0
+
+    cdef int move_tls(self) except -1:
+        cdef bytes data
+        cdef bytes secret
+        for item in self.tls.take_secrets():
+            secret = item.secret
+            if core.core_install_key(self.c, item.epoch, item.sending, item.suite,
+                                     <const uint8_t *>PyBytes_AS_STRING(secret), <size_t>len(secret)):
+                self.c.error = 1
+        for epoch, data in self.tls.take_output():
+            if core.core_crypto_write(self.c, epoch, <const uint8_t *>PyBytes_AS_STRING(data), <uint64_t>len(data)):
+                self.c.error = 1
+        return 0
+
+    cdef int apply_params(self, bytes encoded) except -1:
+        """The peer's transport parameters: checked against the handshake (RFC 9000 §7.3), then obeyed."""
+        cdef Conn *c = self.c
+        cdef PeerParams p
+        self.params_applied = True
+        try:
+            params = TransportParameters.decode(encoded, from_client=not self.is_client)
+            if params.initial_source_connection_id != (<const char *>c.peer_scid)[:c.peer_scid_length]:
+                raise TransportParameterError("initial_source_connection_id does not match")
+            if self.is_client:
+                if params.original_destination_connection_id != self.original_dcid:
+                    raise TransportParameterError("original_destination_connection_id does not match")
+                retry = (<const char *>c.retry_scid)[:c.retry_scid_length] if c.retried else None
+                if params.retry_source_connection_id != retry:
+                    raise TransportParameterError("retry_source_connection_id does not match")
+        except TransportParameterError as error:
+            reason = error.reason.encode()[:256]
+            core.core_close(c, <uint64_t>TransportErrorCode.TRANSPORT_PARAMETER_ERROR, CRYPTO_FRAME, 0,
+                            <const uint8_t *>PyBytes_AS_STRING(reason), <size_t>len(reason), self.last_now)
+            return 0
+        self.peer_params = params
+        memset(&p, 0, sizeof(PeerParams))
+        # Milliseconds from the peer, up to 2^62: an idle timeout beyond a day is as good as none shorter.
+        p.max_idle_timeout_ns = <uint64_t>min(params.max_idle_timeout, 86_400_000) * 1000000
+        p.max_udp_payload_size = params.max_udp_payload_size
+        p.initial_max_data = params.initial_max_data
+        p.initial_max_stream_data_bidi_local = params.initial_max_stream_data_bidi_local
+        p.initial_max_stream_data_bidi_remote = params.initial_max_stream_data_bidi_remote
+        p.initial_max_stream_data_uni = params.initial_max_stream_data_uni
+        p.initial_max_streams_bidi = params.initial_max_streams_bidi
+        p.initial_max_streams_uni = params.initial_max_streams_uni
+        p.ack_delay_exponent = params.ack_delay_exponent
+        p.max_ack_delay_ns = <uint64_t>params.max_ack_delay * 1000000
+        p.active_connection_id_limit = params.active_connection_id_limit
+        p.disable_active_migration = params.disable_active_migration
+        core.core_peer_params(c, &p)
+        if self.is_client and params.stateless_reset_token is not None and c.dcid != NULL:
+            memcpy(c.dcid.token, PyBytes_AS_STRING(params.stateless_reset_token), 16)
+            c.dcid.has_token = 1
+        return 0
+
+    # ---------------------------------------------------------------- events
+    cdef int emit(self, str name, object value) except -1:
+        if self.listener is None:
+            self.event_list.append((name, value))
+        elif value is None:
+            getattr(self.listener, name)(self)
+        else:
+            getattr(self.listener, name)(self, value)
+        return 0
+
+    cdef StreamHandle_new(self, CStream *s):
+        cdef StreamHandle handle = self.stream_factory(self, s.id)
+        handle.s = s
+        s.user = <void *><PyObject *>handle
+        self.handles[s.id] = handle
+        return handle
+
+    cdef int pump_events(self) except -1:
+        cdef Conn *c = self.c
+        cdef Event e
+        cdef StreamHandle handle
+        while event_pop(c, &e):
+            if e.type == EV_STREAM_OPENED:
+                handle = self.StreamHandle_new(e.stream)
+                self.emit("stream_opened", handle)
+            elif e.type == EV_STREAM_GONE:
+                handle = self.handles.pop(e.stream_id, None)
+                if handle is not None:
+                    handle.s = NULL
+                    handle.over = True
+                e.stream.user = NULL
+                e.stream.flags |= STREAM_GONE_TOLD
+                stream_maybe_free(c, e.stream)
+            elif e.type == EV_STREAM_RESET:
+                handle = self.handles.get(e.stream_id)
+                if handle is not None:
+                    handle.on_reset(e.a)
+                    if self.listener is None:
+                        self.event_list.append(("stream_reset", handle))
+            elif e.type == EV_STREAM_STOPPED:
+                handle = self.handles.get(e.stream_id)
+                if handle is not None:
+                    handle.on_stopped(e.a)
+                    if self.listener is None:
+                        self.event_list.append(("stream_stopped", handle))
+            elif e.type == EV_STREAM_WRITABLE:
+                handle = self.handles.get(e.stream_id)
+                if handle is not None:
+                    handle.on_writable()
+            elif e.type == EV_STREAM_FINISHED:
+                handle = self.handles.get(e.stream_id)
+                if handle is not None:
+                    handle.on_acked()
+            elif e.type == EV_STREAMS_AVAILABLE:
+                self.emit("streams_available", bool(e.a & 2))
+            elif e.type == EV_CLOSED:
+                self.told_closed()
+            elif e.type == EV_CID_RETIRED:
+                self.emit("cid_retired", (<const char *>c.local_cids[e.stream_id].cid)[:c.cid_length])
+            elif e.type == EV_NEW_TOKEN:
+                if c.new_token != NULL:
+                    self.emit("new_token", (<const char *>c.new_token)[:c.new_token_length])
+            elif e.type == EV_PING_ACKED:
+                if self.listener is None:
+                    self.event_list.append(("ping_acked", e.a))
+                else:
+                    ping_acked = getattr(self.listener, "ping_acked", None)
+                    if ping_acked is not None:
+                        ping_acked(self, e.a)
+            elif self.listener is None:
+                if e.type == EV_HANDSHAKE_CONFIRMED:
+                    self.event_list.append(("handshake_confirmed", None))
+                elif e.type == EV_AUTH_THRESHOLD:
+                    self.event_list.append(("auth_threshold", e.a))
+        return 0
+
+    cdef int pump_readable(self) except -1:
+        """In-order data of the batch: one bytes object a stream, copied once."""
+        cdef Conn *c = self.c
+        cdef CStream *s
+        cdef StreamHandle handle
+        cdef bytes data
+        cdef uint64_t size
+        cdef bint fin
+        while True:
+            s = stream_pop_readable(c)
+            if s == NULL:
+                return 0
+            if s.user == NULL or s.flags & (STREAM_FIN_READ | STREAM_STOP_SENT | STREAM_RESET_GOT):
+                stream_maybe_free(c, s)
+                continue
+            handle = <StreamHandle>s.user
+            size = s.recv.pending
+            data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>size)
+            if size:
+                recvbuf_take(&s.recv, <uint8_t *>PyBytes_AS_STRING(data))
+                c.stats.stream_bytes_received += size
+            fin = recvbuf_complete(&s.recv)
+            if fin:
+                stream_read_end(c, s)
+            handle.on_data(data, fin)
+            if self.listener is None:
+                self.event_list.append(("stream_data", handle))
+
+    cdef int drain_drops(self) except -1:
+        cdef uint32_t i
+        for i in range(self.c.drops.count):
+            Py_DECREF(<object>self.c.drops.items[i])
+        self.c.drops.count = 0
+        return 0
+
+    # ---------------------------------------------------------------- the end
+    cdef object make_reason(self):
+        cdef Conn *c = self.c
+        reason = (<const char *>c.close.reason)[:c.close.reason_length].decode("utf-8", "replace")
+        by_peer = c.close.cause == CAUSE_PEER
+        if c.close.cause == CAUSE_IDLE:
+            if not self.handshake_complete:
+                return HandshakeFailed(0, None, "no answer from the peer before the idle timeout")
+            return IdleTimeout()
+        if c.close.cause == CAUSE_HANDSHAKE_TIMEOUT:
+            return HandshakeFailed(0, None, "not complete in time" if c.peer_scid_known else "no answer from the peer")
+        if c.close.cause == CAUSE_STATELESS_RESET:
+            return StatelessReset()
+        if c.close.cause == CAUSE_VERSION:
+            return VersionNegotiationFailed()
+        if c.close.cause not in (CAUSE_LOCAL, CAUSE_PEER):
+            return TransportClosed(INTERNAL_ERROR, None, "out of memory", False)
+        if c.close.application:
+            return ApplicationClosed(c.close.code, None, reason, by_peer)
+        if not self.handshake_complete or 0x100 <= c.close.code <= 0x1ff:
+            return HandshakeFailed(c.close.code, c.close.frame_type, reason, by_peer)
+        return TransportClosed(c.close.code, c.close.frame_type, reason, by_peer)
+
+    cdef int told_closed(self) except -1:
+        cdef StreamHandle handle
+        if self.closed_told:
+            return 0
+        self.closed_told = True
+        self.close_reason = self.make_reason()
+        for handle in list(self.handles.values()):
+            handle.on_connection_closed()
+        self.emit("closed", None)
+        return 0
+
+    cdef int check_end(self) except -1:
+        cdef StreamHandle handle
+        if self.c.close.state != CLOSE_DONE or self.terminated:
+            return 0
+        self.told_closed()
+        self.terminated = True
+        for handle in self.handles.values():
+            handle.s = NULL
+            handle.over = True
+        self.handles.clear()
+        core.core_abandon(self.c)
+        self.drain_drops()
+        self.tls = None
+        self.emit("terminated", None)
+        return 0
+
+    cdef int die(self) except -1:
+        """The core ran out of memory or its library failed: nothing can be said any more."""
+        self.c.error = 0
+        if self.c.close.state == CLOSE_NONE:
+            self.c.close.cause = 6
+        self.c.close.state = CLOSE_DONE
+        self.c.close.deadline = 0
+        return self.check_end()
+
+    # ---------------------------------------------------------------- Python: acts
+    def can_open_stream(self, bint unidirectional=False):
+        return self.c != NULL and stream_can_open(self.c, unidirectional)
+
+    def open_stream(self, bint unidirectional=False):
+        """A new stream of ours. Raises StreamLimitError at the peer's limit, the close reason once closed."""
+        cdef CStream *s
+        if self.close_reason is not None:
+            raise self.close_reason
+        s = stream_open(self.c, unidirectional)
+        if s == NULL:
+            if self.c.error:
+                raise MemoryError
+            self.notify()
+            raise StreamLimitError("the peer allows no further stream now")
+        return self.StreamHandle_new(s)
+
+    def get_stream(self, uint64_t stream_id):
+        """The live stream of that ID, or None."""
+        return self.handles.get(stream_id)
+
+    def close(self, uint64_t error_code=0, str reason="", bint application=True, frame_type=0):
+        """Close with an application error code (or a transport one). Repeating it does nothing."""
+        cdef bytes text = reason.encode()[:256]
+        if self.c == NULL or self.terminated:
+            return
+        if error_code > 0x3FFFFFFFFFFFFFFF:
+            raise ConfigurationError("an error code is below 2**62")
+        core.core_close(self.c, error_code, frame_type, application, <const uint8_t *>PyBytes_AS_STRING(text),
+                        <size_t>len(text), self.last_now)
+        if not self.in_batch:
+            self.pump_events()
+        self.notify()
+
+    def ping(self, uint64_t cookie=1):
+        """Send a PING; event ping_acked(cookie) follows its acknowledgement."""
+        if self.c != NULL and not self.terminated:
+            self.c.ping_due = 1
+            self.c.ping_cookie = cookie
+            self.notify()
+
+    def set_knob(self, str name, value):
+        """Change one knob of the running connection, from the next batch on; ValueError outside its range."""
+        if self.c != NULL:
+            knob_set(&self.c.knobs_next, name, value)
+            self.c.knobs_dirty = 1
+
+    # ---------------------------------------------------------------- Python: facts
+    def stats(self):
+        """Counters and gauges as a dict (stoq.core.knobs.STAT_ROWS gives units)."""
+        cdef Conn *c = self.c
+        if c == NULL:
+            return {}
+        c.stats.cwnd = c.path.cc.cwnd
+        c.stats.ssthresh = c.path.cc.ssthresh
+        c.stats.srtt_ns = <uint64_t>c.path.srtt
+        c.stats.rttvar_ns = <uint64_t>c.path.rttvar
+        c.stats.latest_rtt_ns = <uint64_t>c.path.latest_rtt
+        c.stats.min_rtt_ns = <uint64_t>c.path.min_rtt
+        c.stats.bytes_in_flight = c.path.in_flight
+        c.stats.pacing_rate = c.path.pacer.rate
+        c.stats.delivery_rate = c.path.rate
+        c.stats.delivered = c.path.delivered
+        c.stats.max_datagram_size = c.path.mtu
+        return stats_dict(&c.stats)
+
+    def knobs(self):
+        return {} if self.c == NULL else knobs_dict(&self.c.knobs)
+
+    def events(self):
+        """Events since the last call as (name, value) tuples, when there is no listener."""
+        events = self.event_list
+        self.event_list = []
+        return events
+
+    @property
+    def alpn(self):
+        return self.negotiated[0] if self.negotiated else None
+
+    @property
+    def cipher_suite(self):
+        return self.negotiated[1] if self.negotiated else None
+
+    @property
+    def group(self):
+        return self.negotiated[2] if self.negotiated else None
+
+    @property
+    def signature_scheme(self):
+        return self.negotiated[3] if self.negotiated else None
+
+    @property
+    def server_name(self):
+        return self.negotiated[4] if self.negotiated else None
+
+    @property
+    def peer_certificates(self):
+        return self.negotiated[5] if self.negotiated else []
+
+    @property
+    def handshake_confirmed(self):
+        return self.c != NULL and self.c.handshake == 2
+
+    @property
+    def version(self):
+        return self.c.version if self.c != NULL else 0
+
+    @property
+    def peer(self):
+        return show_address(&self.c.path.peer) if self.c != NULL else None
+
+    @property
+    def peer_parameters(self):
+        """The peer's TransportParameters, None before they are known."""
+        return self.peer_params
+
+    @property
+    def backend(self):
+        """Name of the packet-protection library in use."""
+        return self.c.backend.name.decode()
+
+    def export(self, bytes label, bytes context, length):
+        """Keying material for the application (RFC 8446 §7.5)."""
+        if self.tls is not None:
+            return self.tls.export(label, context, length)
+        if self.exporter is None:
+            raise RuntimeError("the exporter exists only once 1-RTT secrets do")
+        return self.exporter(label, context, length)
+
+    def local_cids(self):
+        """Our live connection IDs."""
+        cdef int i
+        if self.c == NULL:
+            return []
+        return [(<const char *>self.c.local_cids[i].cid)[:self.c.cid_length]
+                for i in range(8) if self.c.local_cids[i].active]
+
+    @property
+    def first_dcid(self):
+        """The Destination Connection ID of the client's first packet."""
+        return self.original_dcid
+
+    # ---------------------------------------------------------------- Python: sans-IO driver
+    def receive_datagram(self, data, peer, int64_t now_ns, uint8_t ecn=0):
+        """One datagram; events and stream data follow at once."""
+        cdef bytes copy = bytes(bytearray(data))
+        cdef Address a
+        cdef Address none
+        fill_address(&a, peer)
+        memset(&none, 0, sizeof(Address))
+        if not copy:
+            return
+        # A private copy, opened in place: bytes(bytearray(...)) is never shared.
+        self.receive(<uint8_t *>PyBytes_AS_STRING(copy), <uint32_t>len(copy), 0, ecn, &a, &none, now_ns)
+        self.finish_batch(now_ns)
+
+    def datagrams_to_send(self, int64_t now_ns):
+        """Datagrams that may leave now, as [(bytes, peer)]."""
+        cdef SendBatch *batch = <SendBatch *>malloc(sizeof(SendBatch))
+        cdef uint8_t *memory = <uint8_t *>malloc(ENTRY_BYTES)
+        cdef uint32_t at, size
+        cdef list out = []
+        if batch == NULL or memory == NULL:
+            free(batch)
+            free(memory)
+            raise MemoryError
+        try:
+            while True:
+                batch.count = 0
+                batch.slots = 1
+                batch.max_segments = SEND_SEGMENTS_MAX
+                batch.data[0] = memory
+                batch.capacity[0] = ENTRY_BYTES
+                if self.send(batch, now_ns) == 0:
+                    break
+                peer = show_address(&batch.peer[0])
+                at = 0
+                while at < batch.length[0]:
+                    size = batch.length[0] - at
+                    if batch.segment[0] and size > batch.segment[0]:
+                        size = batch.segment[0]
+                    out.append(((<char *>memory + at)[:size], peer))
+                    at += size
+        finally:
+            free(batch)
+            free(memory)
+        return out
+
+    def next_timeout(self):
+        """When handle_timeout must be called, in ns; None: no timer."""
+        cdef int64_t at = self.deadline()
+        return at if at else None
+
+    def handle_timeout(self, int64_t now_ns):
+        self.timer(now_ns)
+        self.finish_batch(now_ns)
+
+    def connection_ids_wanted(self):
+        return self.cids_wanted()
+
+    def add_connection_id(self, bytes cid, bytes reset_token):
+        if len(cid) != self.c.cid_length or len(reset_token) != 16:
+            raise ConfigurationError("a connection ID of the endpoint's length and a 16-byte token are needed")
+        self.add_cid(<const uint8_t *>PyBytes_AS_STRING(cid), <const uint8_t *>PyBytes_AS_STRING(reset_token))
+
+
+cdef Connection make(object configuration, bint is_client, object peer, object local, int64_t now_ns, object random,
+                     bytes cid, uint32_t version):
+    cdef Connection self = Connection.__new__(Connection)
+    cdef const AeadBackend *backend
+    cdef bytes congestion = configuration.congestion.encode()
+    cdef bytes name
+    if configuration.backend is None:
+        backend = aead_default()
+    else:
+        name = configuration.backend.encode()
+        backend = aead_backend(name)
+    if backend == NULL:
+        raise ConfigurationError(f"no such packet-protection backend: {configuration.backend}")
+    if not 1 <= len(cid) <= 20:
+        raise ConfigurationError("our connection IDs have 1 to 20 bytes")
+    self.c = core.core_new(is_client, version, backend, congestion, <uint8_t>len(cid),
+                           int.from_bytes(random(8), "little"), now_ns)
+    if self.c == NULL:
+        raise ConfigurationError(f"no such congestion controller: {configuration.congestion} (or out of memory)")
+    self.is_client = is_client
+    self.configuration = configuration
+    self.handles = {}
+    self.event_list = []
+    self.stream_factory = StreamHandle
+    self.last_now = now_ns
+    fill_address(&self.c.path.peer, peer)
+    fill_address(&self.c.path.local, local)
+    self.c.shell = <void *><PyObject *>self
+    knob_set(&self.c.knobs_next, "max_datagram_size", configuration.max_datagram_size)
+    for key, value in configuration.knobs.items():
+        knob_set(&self.c.knobs_next, key, value)
+    self.c.knobs = self.c.knobs_next
+    self.c.recv_window = self.c.knobs.receive_window
+    self.c.recv_limit = self.c.recv_window
+    self.c.kinds[0 if not is_client else 1].window = configuration.max_streams_bidi
+    self.c.kinds[2 if not is_client else 3].window = configuration.max_streams_uni
+    self.c.kinds[0 if not is_client else 1].limit = configuration.max_streams_bidi
+    self.c.kinds[2 if not is_client else 3].limit = configuration.max_streams_uni
+    self.c.idle_timeout = <int64_t>(configuration.idle_timeout * 1e9)
+    if self.c.idle_timeout:
+        self.c.idle_deadline = now_ns + self.c.idle_timeout
+    if configuration.handshake_timeout:
+        self.c.handshake_deadline = now_ns + <int64_t>(configuration.handshake_timeout * 1e9)
+    return self
+
+
+cdef int set_local_cid(Connection self, bytes cid, object token) except -1:
+    cdef bytes raw = token if token is not None else bytes(16)
+    cid_add_local(self.c, <const uint8_t *>PyBytes_AS_STRING(cid), <const uint8_t *>PyBytes_AS_STRING(raw))
+    return 0
+
+
+cdef object parameters(Connection self, bytes cid):
+    c = self.configuration
+    return TransportParameters(
+        max_idle_timeout=int(c.idle_timeout * 1000),
+        initial_max_data=self.c.recv_limit,
+        initial_max_stream_data_bidi_local=self.c.knobs.stream_window,
+        initial_max_stream_data_bidi_remote=self.c.knobs.stream_window,
+        initial_max_stream_data_uni=self.c.knobs.stream_window,
+        initial_max_streams_bidi=c.max_streams_bidi,
+        initial_max_streams_uni=c.max_streams_uni,
+        max_ack_delay=self.c.knobs.max_ack_delay_ns // 1000000,
+        active_connection_id_limit=c.active_connection_id_limit,
+        initial_source_connection_id=cid,
+    )
+
+
+cdef object grease(Connection self, object random):
+    if not self.configuration.grease:
+        return None
+    raw = random(3)
+    return reserved_parameter(raw[0] << 4 | raw[1] >> 4), bytes(raw[2:])
+
+
+def utc_now():
+    return datetime.now(timezone.utc)
+
+
+def client_connection(configuration, peer, *, now_ns, random, bytes cid, bytes original_dcid, bytes token=b"",
+                      now=utc_now, version=None):
+    """A client's connection; its first flight is ready to be sent.
+
+    cid: our first connection ID. original_dcid: 8 to 20 unpredictable bytes (RFC 9000 §7.2). token: from a NEW_TOKEN
+    frame or another provider. random(n): n unpredictable bytes. now(): time for certificate checks.
+    """
+    cdef uint32_t v = configuration.versions[0] if version is None else version
+    cdef Connection self = make(configuration, True, peer, None, now_ns, random, cid, v)
+    if not 8 <= len(original_dcid) <= 20:
+        raise ConfigurationError("a client's first destination connection ID has 8 to 20 bytes")
+    self.original_dcid = original_dcid
+    set_local_cid(self, cid, None)
+    cid_set_remote(self.c, <const uint8_t *>PyBytes_AS_STRING(original_dcid), <size_t>len(original_dcid))
+    if core.core_initial_keys(self.c, <const uint8_t *>PyBytes_AS_STRING(original_dcid), <size_t>len(original_dcid)):
+        raise ConfigurationError(f"QUIC version 0x{v:x} is not supported")
+    if token:
+        self.c.token = <uint8_t *>malloc(<size_t>len(token))
+        if self.c.token == NULL:
+            raise MemoryError
+        memcpy(self.c.token, PyBytes_AS_STRING(token), <size_t>len(token))
+        self.c.token_length = <uint32_t>len(token)
+    encoded = parameters(self, cid).encode(grease(self, random))
+    self.tls = Handshake(configuration.tls, transport_parameters=encoded, random=random, now=now)
+    self.tls.start()
+    self.move_tls()
+    return self
+
+
+def server_connection(configuration, peer, local, *, now_ns, random, bytes cid, bytes original_dcid,
+                      retry_scid=None, initial_dcid=None, bint validated=False, version=1, reset_token=None,
+                      now=utc_now):
+    """A server's connection for a client's first Initial packet.
+
+    original_dcid: the DCID of the client's very first packet (before a Retry). initial_dcid: the DCID of the packet at
+    hand when a Retry came between (it keys the Initial packets; equal to retry_scid). validated: the address is known
+    to be the client's. reset_token: stateless-reset token of `cid`.
+    """
+    cdef Connection self = make(configuration, False, peer, local, now_ns, random, cid, version)
+    cdef bytes first = original_dcid if initial_dcid is None else initial_dcid
+    self.original_dcid = original_dcid
+    self.retry_scid = retry_scid
+    set_local_cid(self, cid, reset_token)
+    # Replaced by the client's Source Connection ID with its first packet.
+    cid_set_remote(self.c, <const uint8_t *>PyBytes_AS_STRING(cid), <size_t>len(cid))
+    if core.core_initial_keys(self.c, <const uint8_t *>PyBytes_AS_STRING(first), <size_t>len(first)):
+        raise ConfigurationError(f"QUIC version 0x{version:x} is not supported")
+    if validated:
+        core.core_address_validated(self.c)
+    params = parameters(self, cid)
+    params.original_destination_connection_id = original_dcid
+    params.retry_source_connection_id = retry_scid
+    params.stateless_reset_token = reset_token
+    self.tls = Handshake(configuration.tls, transport_parameters=params.encode(grease(self, random)), random=random,
+                         now=now)
+    return self

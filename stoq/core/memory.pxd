@@ -1,0 +1,4 @@
+# The containers' door to malloc, so that tests can make any allocation fail.
+cdef void *memory_alloc(size_t size) noexcept nogil              # NULL when out of memory
+cdef void *memory_resize(void *block, size_t size) noexcept nogil  # NULL: block is untouched
+cdef void memory_free(void *block) noexcept nogil                # NULL is allowed

@@ -1,0 +1,1 @@
+# C-level only: stoq.wire.frame_codec is the Python face.
