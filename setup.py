@@ -79,6 +79,8 @@ EXTENSIONS = [
     Ext("stoq.core.core"),
     Ext("stoq.connection.connection", hot=False),
     Ext("stoq.connection.stream", hot=False),
+    Ext("stoq.connection.address", hot=False),
+    Ext("stoq.connection.factory", hot=False),
     Ext("stoq.core.containers"),
     Ext("stoq.io.transport"),
     Ext("stoq.io.udp"),
@@ -93,6 +95,9 @@ EXTENSIONS = [
     Ext("stoq.endpoint.session", hot=False),
     Ext("stoq.endpoint.outbox", hot=False),
     Ext("stoq.endpoint.endpoint", hot=False),
+    Ext("stoq.endpoint.stream", hot=False),
+    Ext("stoq.endpoint.connection", hot=False),
+    Ext("stoq.endpoint.loopdriver", hot=False),
 ]
 
 

@@ -10,7 +10,7 @@ import stoq
 
 
 async def main(ca_file: str, port: str, text: str) -> None:
-    async with await stoq.connect("127.0.0.1", int(port), alpn=["echo"], ca_file=ca_file) as connection:
+    async with stoq.connect("127.0.0.1", int(port), alpn=["echo"], ca_file=ca_file) as connection:
         stream = connection.open_stream()
         await stream.write(text.encode())
         stream.finish()

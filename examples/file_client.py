@@ -25,7 +25,7 @@ async def fetch(connection: stoq.Connection, path: str) -> str:
 
 
 async def main(ca_file: str, port: str, *paths: str) -> None:
-    async with await stoq.connect("127.0.0.1", int(port), alpn=["hq-interop"], ca_file=ca_file) as connection:
+    async with stoq.connect("127.0.0.1", int(port), alpn=["hq-interop"], ca_file=ca_file) as connection:
         for line in await asyncio.gather(*(fetch(connection, path) for path in paths)):
             print(line)
 

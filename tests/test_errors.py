@@ -64,7 +64,9 @@ EXAMPLES: list[tuple[StoqError, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("error", "text"), EXAMPLES, ids=lambda e: type(e).__name__ if isinstance(e, StoqError) else "")
+@pytest.mark.parametrize(
+    ("error", "text"), EXAMPLES, ids=lambda e: type(e).__name__ if isinstance(e, StoqError) else ""
+)
 def test_one_line_and_pickling(error: StoqError, text: str) -> None:
     assert str(error) == text
     again = pickle.loads(pickle.dumps(error))

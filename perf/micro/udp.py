@@ -107,7 +107,15 @@ def measure(seconds: float, shape: dict[str, Any]) -> dict[str, float]:
     )
     before = cpu()
     _, datagrams, _, stalls, _ = blast(
-        sender, to, seconds, shape["segment"], shape["segments"], shape["entries"], shape["window"], shape["touch"], shape["ecn"]
+        sender,
+        to,
+        seconds,
+        shape["segment"],
+        shape["segments"],
+        shape["entries"],
+        shape["window"],
+        shape["touch"],
+        shape["ecn"],
     )
     used = cpu() - before
     with os.fdopen(reader, "rb") as result:

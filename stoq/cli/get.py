@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 import stoq
-from stoq.cli import hq
+from stoq.cli import hq, names
 from stoq.cli.serve import loop_factory
 from stoq.errors import StoqError, StreamReset, one_line
 
@@ -164,7 +164,7 @@ class Session:
         for (host, port), wanted in servers.items():
             try:
                 begun = time.monotonic()
-                async with await stoq.connect(host, port, **self.connect) as connection:
+                async with stoq.connect(host, port, **self.connect) as connection:
                     connected = time.monotonic() - begun
                     done += await self.fetch_from(connection, wanted, connected)
             except (StoqError, OSError) as error:
@@ -189,8 +189,8 @@ class Session:
             result.facts = {
                 "connect_ms": round(connected * 1000, 2),
                 "alpn": connection.alpn,
-                "cipher": connection.cipher,
-                "group": connection.group,
+                "cipher": names.name_of(connection.cipher_suite, names.CIPHER_SUITES),
+                "group": names.name_of(connection.group, names.GROUPS),
             }
         return results
 
@@ -333,9 +333,12 @@ def get(
         raise click.UsageError("--json and -o - both want standard output")
     if output is not None and output.endswith("/"):
         Path(output).mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"alpn": [alpn], "ca_file": ca_file, "verify": not insecure}
-    if keylog or os.environ.get("SSLKEYLOGFILE"):
-        options["keylog"] = keylog or os.environ["SSLKEYLOGFILE"]
+    options: dict[str, Any] = {
+        "alpn": [alpn],
+        "ca_file": ca_file,
+        "verify": not insecure,
+        "keylog": keylog or True,  # True: the file that SSLKEYLOGFILE names, if it does
+    }
     bars = Bars(wanted=not quiet)
     session = Session(bars, digest, options)
     with asyncio.Runner(loop_factory=loop_factory(uvloop)) as runner, bars.progress:

@@ -1,20 +1,15 @@
 """The shell: owns one core and one TLS handshake, moves CRYPTO bytes and keys between them; sans-IO."""
-import ipaddress
-from datetime import datetime, timezone
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport PyObject, Py_DECREF
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from stoq.wire.batch cimport Address, SEND_BATCH_MAX, SEND_SEGMENTS_MAX, SendBatch
-from stoq.crypto.aead cimport AeadBackend, aead_backend, aead_default
 from stoq.core cimport core
-from stoq.core.cids cimport cid_add_local, cid_set_remote
+from stoq.core.cids cimport cid_add_local
 from stoq.core.cids cimport cids_wanted as core_cids_wanted
 from stoq.core.events cimport event_pop
 from stoq.core.knobs cimport knob_set, knobs_dict, stats_dict
-from stoq.core.rangeset cimport rangeset_memory
 from stoq.core.recvbuf cimport recvbuf_complete, recvbuf_take
 from stoq.core.state cimport (
     CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CAUSE_LOCAL, CAUSE_PEER, CAUSE_STATELESS_RESET, CAUSE_VERSION, CLOSE_CLOSING,
@@ -27,49 +22,21 @@ from stoq.core.state cimport Stream as CStream
 from stoq.core.streams cimport (
     stream_can_open, stream_maybe_free, stream_open, stream_pop_readable, stream_read_end,
 )
+from stoq.connection.address cimport fill_address, show_address
 from stoq.connection.stream cimport StreamHandle
-
-import stoq.core.reno as _reno
-import stoq.crypto.aead_openssl as _aead_openssl
 
 from stoq.errors import (
     ApplicationClosed, ConfigurationError, HandshakeFailed, IdleTimeout, StatelessReset, StreamLimitError,
     TransportClosed, TransportErrorCode, TransportParameterError, VersionNegotiationFailed,
 )
-from stoq.tls import Epoch, Handshake, TlsAlert
-from stoq.wire.transport_parameters import TransportParameters, reserved_parameter
+from stoq.tls import Epoch, TlsAlert
+from stoq.connection.parameters import read_peer_parameters
 
 cdef enum:
     CRYPTO_FRAME = 0x06
     INTERNAL_ERROR = 0x01
     UNEXPECTED_MESSAGE = 0x010A      # CRYPTO_ERROR + unexpected_message (RFC 9001 §6)
     ENTRY_BYTES = 65507              # one UDP payload, for datagrams_to_send
-
-# Keeps the controllers and backends registered.
-_REGISTERED = (_reno, _aead_openssl)
-
-
-cdef int fill_address(Address *out, object peer) except -1:
-    """(host, port, …) to an Address; host is a literal IPv4 or IPv6 address, or None."""
-    memset(out, 0, sizeof(Address))
-    if peer is None:
-        return 0
-    address = ipaddress.ip_address(peer[0].partition("%")[0])
-    packed = address.packed
-    memcpy(out.addr, PyBytes_AS_STRING(packed), <size_t>len(packed))
-    out.family = 4 if len(packed) == 4 else 6
-    out.port = peer[1]
-    if len(peer) > 3:
-        out.scope_id = peer[3]
-    return 0
-
-
-cdef object show_address(const Address *a):
-    if a.family == 0:
-        return None
-    packed = (<const char *>a.addr)[:4 if a.family == 4 else 16]
-    return str(ipaddress.ip_address(packed)), a.port
-
 
 cdef class Connection:
     """One QUIC connection without I/O: datagrams and time in, datagrams and events out.
@@ -228,15 +195,9 @@ cdef class Connection:
         cdef PeerParams p
         self.params_applied = True
         try:
-            params = TransportParameters.decode(encoded, from_client=not self.is_client)
-            if params.initial_source_connection_id != (<const char *>c.peer_scid)[:c.peer_scid_length]:
-                raise TransportParameterError("initial_source_connection_id does not match")
-            if self.is_client:
-                if params.original_destination_connection_id != self.original_dcid:
-                    raise TransportParameterError("original_destination_connection_id does not match")
-                retry = (<const char *>c.retry_scid)[:c.retry_scid_length] if c.retried else None
-                if params.retry_source_connection_id != retry:
-                    raise TransportParameterError("retry_source_connection_id does not match")
+            params = read_peer_parameters(
+                encoded, self.is_client, (<const char *>c.peer_scid)[:c.peer_scid_length], self.original_dcid,
+                (<const char *>c.retry_scid)[:c.retry_scid_length] if c.retried else None)
         except TransportParameterError as error:
             reason = error.reason.encode()[:256]
             core.core_close(c, <uint64_t>TransportErrorCode.TRANSPORT_PARAMETER_ERROR, CRYPTO_FRAME, 0,
@@ -637,140 +598,3 @@ cdef class Connection:
         if len(cid) != self.c.cid_length or len(reset_token) != 16:
             raise ConfigurationError("a connection ID of the endpoint's length and a 16-byte token are needed")
         self.add_cid(<const uint8_t *>PyBytes_AS_STRING(cid), <const uint8_t *>PyBytes_AS_STRING(reset_token))
-
-
-cdef Connection make(object configuration, bint is_client, object peer, object local, int64_t now_ns, object random,
-                     bytes cid, uint32_t version):
-    cdef Connection self = Connection.__new__(Connection)
-    cdef const AeadBackend *backend
-    cdef bytes congestion = configuration.congestion.encode()
-    cdef bytes name
-    if configuration.backend is None:
-        backend = aead_default()
-    else:
-        name = configuration.backend.encode()
-        backend = aead_backend(name)
-    if backend == NULL:
-        raise ConfigurationError(f"no such packet-protection backend: {configuration.backend}")
-    if not 1 <= len(cid) <= 20:
-        raise ConfigurationError("our connection IDs have 1 to 20 bytes")
-    self.c = core.core_new(is_client, version, backend, congestion, <uint8_t>len(cid),
-                           int.from_bytes(random(8), "little"), now_ns)
-    if self.c == NULL:
-        raise ConfigurationError(f"no such congestion controller: {configuration.congestion} (or out of memory)")
-    self.is_client = is_client
-    self.configuration = configuration
-    self.handles = {}
-    self.event_list = []
-    self.stream_factory = StreamHandle
-    self.last_now = now_ns
-    fill_address(&self.c.path.peer, peer)
-    fill_address(&self.c.path.local, local)
-    self.c.shell = <void *><PyObject *>self
-    knob_set(&self.c.knobs_next, "max_datagram_size", configuration.max_datagram_size)
-    for key, value in configuration.knobs.items():
-        knob_set(&self.c.knobs_next, key, value)
-    self.c.knobs = self.c.knobs_next
-    self.c.recv_window = self.c.knobs.receive_window
-    self.c.recv_limit = self.c.recv_window
-    self.c.kinds[0 if not is_client else 1].window = configuration.max_streams_bidi
-    self.c.kinds[2 if not is_client else 3].window = configuration.max_streams_uni
-    self.c.kinds[0 if not is_client else 1].limit = configuration.max_streams_bidi
-    self.c.kinds[2 if not is_client else 3].limit = configuration.max_streams_uni
-    self.c.idle_timeout = <int64_t>(configuration.idle_timeout * 1e9)
-    if self.c.idle_timeout:
-        self.c.idle_deadline = now_ns + self.c.idle_timeout
-    if configuration.handshake_timeout:
-        self.c.handshake_deadline = now_ns + <int64_t>(configuration.handshake_timeout * 1e9)
-    return self
-
-
-cdef int set_local_cid(Connection self, bytes cid, object token) except -1:
-    cdef bytes raw = token if token is not None else bytes(16)
-    cid_add_local(self.c, <const uint8_t *>PyBytes_AS_STRING(cid), <const uint8_t *>PyBytes_AS_STRING(raw))
-    return 0
-
-
-cdef object parameters(Connection self, bytes cid):
-    c = self.configuration
-    return TransportParameters(
-        max_idle_timeout=int(c.idle_timeout * 1000),
-        initial_max_data=self.c.recv_limit,
-        initial_max_stream_data_bidi_local=self.c.knobs.stream_window,
-        initial_max_stream_data_bidi_remote=self.c.knobs.stream_window,
-        initial_max_stream_data_uni=self.c.knobs.stream_window,
-        initial_max_streams_bidi=c.max_streams_bidi,
-        initial_max_streams_uni=c.max_streams_uni,
-        max_ack_delay=self.c.knobs.max_ack_delay_ns // 1000000,
-        active_connection_id_limit=c.active_connection_id_limit,
-        initial_source_connection_id=cid,
-    )
-
-
-cdef object grease(Connection self, object random):
-    if not self.configuration.grease:
-        return None
-    raw = random(3)
-    return reserved_parameter(raw[0] << 4 | raw[1] >> 4), bytes(raw[2:])
-
-
-def utc_now():
-    return datetime.now(timezone.utc)
-
-
-def client_connection(configuration, peer, *, now_ns, random, bytes cid, bytes original_dcid, bytes token=b"",
-                      now=utc_now, version=None):
-    """A client's connection; its first flight is ready to be sent.
-
-    cid: our first connection ID. original_dcid: 8 to 20 unpredictable bytes (RFC 9000 §7.2). token: from a NEW_TOKEN
-    frame or another provider. random(n): n unpredictable bytes. now(): time for certificate checks.
-    """
-    cdef uint32_t v = configuration.versions[0] if version is None else version
-    cdef Connection self = make(configuration, True, peer, None, now_ns, random, cid, v)
-    if not 8 <= len(original_dcid) <= 20:
-        raise ConfigurationError("a client's first destination connection ID has 8 to 20 bytes")
-    self.original_dcid = original_dcid
-    set_local_cid(self, cid, None)
-    cid_set_remote(self.c, <const uint8_t *>PyBytes_AS_STRING(original_dcid), <size_t>len(original_dcid))
-    if core.core_initial_keys(self.c, <const uint8_t *>PyBytes_AS_STRING(original_dcid), <size_t>len(original_dcid)):
-        raise ConfigurationError(f"QUIC version 0x{v:x} is not supported")
-    if token:
-        self.c.token = <uint8_t *>malloc(<size_t>len(token))
-        if self.c.token == NULL:
-            raise MemoryError
-        memcpy(self.c.token, PyBytes_AS_STRING(token), <size_t>len(token))
-        self.c.token_length = <uint32_t>len(token)
-    encoded = parameters(self, cid).encode(grease(self, random))
-    self.tls = Handshake(configuration.tls, transport_parameters=encoded, random=random, now=now)
-    self.tls.start()
-    self.move_tls()
-    return self
-
-
-def server_connection(configuration, peer, local, *, now_ns, random, bytes cid, bytes original_dcid,
-                      retry_scid=None, initial_dcid=None, bint validated=False, version=1, reset_token=None,
-                      now=utc_now):
-    """A server's connection for a client's first Initial packet.
-
-    original_dcid: the DCID of the client's very first packet (before a Retry). initial_dcid: the DCID of the packet at
-    hand when a Retry came between (it keys the Initial packets; equal to retry_scid). validated: the address is known
-    to be the client's. reset_token: stateless-reset token of `cid`.
-    """
-    cdef Connection self = make(configuration, False, peer, local, now_ns, random, cid, version)
-    cdef bytes first = original_dcid if initial_dcid is None else initial_dcid
-    self.original_dcid = original_dcid
-    self.retry_scid = retry_scid
-    set_local_cid(self, cid, reset_token)
-    # Replaced by the client's Source Connection ID with its first packet.
-    cid_set_remote(self.c, <const uint8_t *>PyBytes_AS_STRING(cid), <size_t>len(cid))
-    if core.core_initial_keys(self.c, <const uint8_t *>PyBytes_AS_STRING(first), <size_t>len(first)):
-        raise ConfigurationError(f"QUIC version 0x{version:x} is not supported")
-    if validated:
-        core.core_address_validated(self.c)
-    params = parameters(self, cid)
-    params.original_destination_connection_id = original_dcid
-    params.retry_source_connection_id = retry_scid
-    params.stateless_reset_token = reset_token
-    self.tls = Handshake(configuration.tls, transport_parameters=params.encode(grease(self, random)), random=random,
-                         now=now)
-    return self

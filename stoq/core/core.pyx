@@ -79,6 +79,7 @@ cdef Conn *core_new(bint is_client, uint32_t version, const AeadBackend *backend
     c.recv_limit = c.recv_window
     c.recv_tuned = now
     c.path.mtu = MIN_DATAGRAM
+    c.path.mtu_target = MIN_DATAGRAM
     # A client chose its server's address itself (RFC 9000 §8.1).
     c.path.validated = is_client
     c.path.cc.ops = ops
@@ -132,15 +133,18 @@ cdef inline void take_knobs(Conn *c) noexcept nogil:
 
 
 cdef void apply_mtu(Conn *c) noexcept nogil:
-    cdef uint64_t mtu = c.knobs.max_datagram_size
-    if mtu > c.peer.max_udp_payload_size:
-        mtu = c.peer.max_udp_payload_size
-    # Before the peer's parameters are known only the minimum is safe (RFC 9000 §14.2).
-    if mtu < MIN_DATAGRAM or not c.peer_known:
-        mtu = MIN_DATAGRAM
-    if mtu != c.path.mtu:
-        c.path.mtu = mtu
-        c.path.cc.ops.set_mtu(&c.path.cc, mtu)
+    """Datagram size from the knob and the peer: smaller at once, larger only after a probe (RFC 9000 §14.3)."""
+    cdef uint64_t size = c.knobs.max_datagram_size
+    if size > c.peer.max_udp_payload_size:
+        size = c.peer.max_udp_payload_size
+    if size < MIN_DATAGRAM or not c.peer_known:
+        size = MIN_DATAGRAM
+    if size != c.path.mtu_target:
+        c.path.mtu_target = size
+        c.path.mtu_tries = 0
+    if size < c.path.mtu:
+        c.path.mtu = size
+        c.path.cc.ops.set_mtu(&c.path.cc, size)
 
 
 cdef int core_receive(Conn *c, uint8_t *data, uint32_t length, uint32_t segment, uint8_t ecn, const Address *peer,

@@ -221,9 +221,6 @@ cdef uint64_t dispatch_payload(Conn *c, int space, const uint8_t *p, const uint8
         c.close_frame_type = 0
         return PROTOCOL_VIOLATION        # RFC 9000 §12.4: a packet without frames
     while at.p < at.end:
-        if at.p[0] == FRAME_PADDING:
-            at.p += 1
-            continue
         before = at
         rc = frame_parse(&at, &f)
         if rc:

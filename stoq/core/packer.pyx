@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcpy, memset
 from stoq.wire.batch cimport SendBatch
 from stoq.wire.frames cimport (
-    EPOCH_1, EPOCH_H, EPOCH_I, FRAME_APPLICATION_CLOSE, FRAME_CONNECTION_CLOSE, Frame, frame_emit,
+    EPOCH_1, EPOCH_H, EPOCH_I, FRAME_APPLICATION_CLOSE, FRAME_CONNECTION_CLOSE, FRAME_PING, Frame, frame_emit,
 )
 from stoq.wire.header cimport PACKET_HANDSHAKE, PACKET_INITIAL, header_put_long, header_put_short
 from stoq.wire.packet_number cimport pn_length, pn_put
@@ -12,10 +12,13 @@ from stoq.crypto.aead cimport AEAD_BATCH_MAX, AEAD_TAG, AeadJob, HP_SAMPLE
 from stoq.core.acks cimport ack_source_pending
 from stoq.core.handshake cimport handshake_discard
 from stoq.core.pacer cimport pacer_refill, pacer_spend, pacer_when
+from stoq.core.record cimport record_frame
 from stoq.core.recovery cimport recovery_sent, recovery_set_timer
-from stoq.core.sentlog cimport SENT_ACK_ELICITING, SENT_IN_FLIGHT, SENT_NONE, SENT_PROBE, sentlog_at, sentlog_reserve
+from stoq.core.sentlog cimport (
+    FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_PROBE, sentlog_at, sentlog_reserve,
+)
 from stoq.core.state cimport (
-    CLOSE_CLOSING, CLOSE_NONE, Conn, LOCAL_CID_MAX, MIN_DATAGRAM, PacketBuild, Path, SKIPPED_REMEMBERED, SOURCE_ACK,
+    CLOSE_CLOSING, CLOSE_NONE, Conn, LOCAL_CID_MAX, MIN_DATAGRAM, PacketBuild, Path, SKIPPED_REMEMBERED, SOURCE_MTU,
     SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL, Source, Space,
 )
 
@@ -28,6 +31,7 @@ cdef enum:
     SMALLEST_LONG = 64           # room below which no further packet is coalesced
     SKIP_LEAST = 32              # packets between skipped numbers, at least (RFC 9000 §21.4)
     SKIP_MOST = 4096
+    MTU_TRIES = 3                # RFC 8899 §5.1.2: MAX_PROBES
     APPLICATION_ERROR = 0x0c     # RFC 9000 §10.2.3
 
 # Packets of one train, built and waiting to be sealed together.
@@ -94,6 +98,8 @@ cdef bint begin(Conn *c, PacketBuild *b, int space, uint8_t *p, size_t room, bin
     b.frames_tail = 0
     b.probe = probe
     b.length_at = NULL
+    b.tail = NULL
+    b.tail_length = 0
     if space == SPACE_APP:
         b.epoch_bit = EPOCH_1
         if room < 1 + <size_t>c.dcid.length + 4 + AEAD_TAG + 4:
@@ -149,8 +155,8 @@ cdef void finish(Conn *c, PacketBuild *b, Train *train, int64_t now) noexcept no
     job.header_length = <uint32_t>(b.payload - b.start)
     job.payload = b.payload
     job.length = <uint32_t>(b.p - b.payload)
-    job.tail = NULL
-    job.tail_length = 0
+    job.tail = b.tail
+    job.tail_length = b.tail_length
     train.pn_lengths[train.count] = b.pn_length
     train.count += 1
     if b.probe:
@@ -316,6 +322,32 @@ cdef int build_short(Conn *c, uint8_t *p, size_t room, Train *train, uint32_t *s
     return 0
 
 
+cdef int build_mtu_probe(Conn *c, uint8_t *p, Train *train, int64_t now) noexcept nogil:
+    """A packet of the target size with nothing but PING and PADDING (RFC 8899 §4.1): its size, 0 or -1."""
+    cdef PacketBuild b
+    cdef FrameRec *r
+    if not begin(c, &b, SPACE_APP, p, c.path.mtu_target, 0):
+        return 0
+    r = record_frame(c, &b, SOURCE_MTU, 0, c.path.mtu_target)
+    if r == NULL:
+        return -1
+    b.p[0] = FRAME_PING
+    b.p += 1
+    pad_to(&b, b.end)
+    b.flags |= SENT_ACK_ELICITING | SENT_IN_FLIGHT | SENT_MTU_PROBE
+    c.path.mtu_probing = 1
+    finish(c, &b, train, now)
+    return <int>c.path.mtu_target
+
+
+cdef inline bint mtu_probe_due(const Conn *c, size_t capacity) noexcept nogil:
+    return (
+        c.path.mtu < c.path.mtu_target and not c.path.mtu_probing and c.path.mtu_tries < MTU_TRIES
+        and c.handshake == 2 and c.close.state == CLOSE_NONE and capacity >= c.path.mtu_target
+        and window_open(c, c.path.mtu_target)
+    )
+
+
 cdef int build_close(Conn *c, uint8_t *p, size_t room, uint32_t *size, int64_t now) noexcept nogil:
     """CONNECTION_CLOSE in every epoch that the peer may be able to read (RFC 9000 §10.2.3)."""
     cdef PacketBuild b
@@ -400,6 +432,16 @@ cdef int fill_entry(Conn *c, SendBatch *batch, uint32_t entry, int64_t now) noex
     cdef size_t room
     cdef int n = 0
     train.count = 0
+    if mtu_probe_due(c, batch.capacity[entry]) and not in_handshake(c):
+        n = build_mtu_probe(c, p, &train, now)
+        if n < 0:
+            return -1
+        if n:
+            pos = <uint32_t>n
+            n = 1
+            c.path.bytes_sent += pos
+            # An entry of its own: its datagram is longer than the others.
+            most = 0
     while <uint32_t>n < most:
         room = datagram_room(c, batch.capacity[entry] - pos)
         if room == 0 or (n and room < segment):

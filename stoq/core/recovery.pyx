@@ -5,16 +5,17 @@ from stoq.wire.frames cimport AckWalk, Frame, ack_walk_init, ack_walk_next
 from stoq.core.cc cimport AckSample, LossSample
 from stoq.core.pacer cimport pacer_set
 from stoq.core.sentlog cimport (
-    FrameRec, SENT_ACK_ELICITING, SENT_APP_LIMITED, SENT_IN_FLIGHT, SENT_NONE, SENT_OUTSTANDING, SentPacket,
+    FrameRec, SENT_ACK_ELICITING, SENT_APP_LIMITED, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_OUTSTANDING, SentPacket,
     sentlog_advance, sentlog_at, sentlog_clear, slab_give,
 )
 from stoq.core.state cimport (
-    CLOSE_NONE, Conn, PacketBuild, Path, SKIPPED_REMEMBERED, SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL, Source, Space,
+    CLOSE_NONE, Conn, MIN_DATAGRAM, PacketBuild, Path, SKIPPED_REMEMBERED, SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL, Source, Space,
 )
 
 cdef enum:
     PROTOCOL_VIOLATION = 0x0a
     LIMITED_BY_PACING = 3
+    BLACK_HOLE_PTOS = 4          # probe timeouts in a row after which the datagram size is doubted
 
 
 cdef int64_t recovery_pto(const Conn *c, bint with_ack_delay) noexcept nogil:
@@ -166,6 +167,11 @@ cdef void detect_lost(Conn *c, int space, int64_t now) noexcept nogil:
         c.stats.packets_lost += 1
         c.stats.bytes_lost += rec.size
         path.in_flight -= rec.size
+        if rec.flags & SENT_MTU_PROBE:
+            # RFC 9002 §7.5, RFC 9000 §14.4: says something about the size, nothing about congestion.
+            sp.eliciting_in_flight -= 1
+            release_frames(c, rec, 0, now)
+            continue
         sample.lost_bytes += rec.size
         if rec.time > sample.largest_lost_sent_time:
             sample.largest_lost_sent_time = rec.time
@@ -383,6 +389,11 @@ cdef void recovery_timeout(Conn *c, int64_t now) noexcept nogil:
                 resend_oldest(c, &c.spaces[SPACE_HANDSHAKE], 1)
         c.pto_count += 1
         c.stats.ptos += 1
+        if c.pto_count == BLACK_HOLE_PTOS and c.path.mtu > MIN_DATAGRAM:
+            # RFC 8899 §4.3: full packets vanish; go back to what every path carries.
+            c.path.mtu = MIN_DATAGRAM
+            c.path.mtu_target = MIN_DATAGRAM
+            c.path.cc.ops.set_mtu(&c.path.cc, MIN_DATAGRAM)
     recovery_set_timer(c, now)
     if c.loss_deadline and c.loss_deadline <= now:
         c.loss_deadline = now + GRANULARITY_NS

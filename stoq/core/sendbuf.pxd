@@ -39,9 +39,11 @@ cdef struct DropList:
     void *rest               # owners of cleared buffers that did not fit when memory ran out; none is ever lost
 
 cdef void droplist_init(DropList *d) noexcept nogil
-cdef void droplist_clear(DropList *d) noexcept nogil     # frees the array (not the owners: drain first)
-cdef int droplist_push(DropList *d, void *owner) noexcept nogil  # 0, or -1 out of memory: the caller still has the owner
-cdef void *droplist_pop(DropList *d) noexcept nogil      # an owner, or NULL when none is left
+cdef void droplist_clear(DropList *d) noexcept nogil     # frees the array, not the owners: drain first
+# 0, or -1 out of memory: the caller still has the owner.
+cdef int droplist_push(DropList *d, void *owner) noexcept nogil
+# An owner, or NULL when none is left.
+cdef void *droplist_pop(DropList *d) noexcept nogil
 
 
 # 1 when droplist_pop would give something.
@@ -59,14 +61,15 @@ cdef void sendbuf_clear(SendBuf *b, DropList *drops) noexcept nogil
 cdef int sendbuf_write(SendBuf *b, const uint8_t *p, uint64_t length, void *owner) noexcept nogil
 # Bytes that could be sent now: lost ones first, else new ones below `limit` (stream offset, flow control).
 # Returns 1 and the next contiguous run [*offset, *offset + *length) with *length <= room; may be of length 0 only
-# when a bare FIN is due. *fin tells whether FIN belongs on it. *is_new tells whether it is new data. 0 when nothing is due.
+# when a bare FIN is due. *fin tells whether FIN belongs on it, *is_new whether it is new data. 0 when nothing is due.
 cdef bint sendbuf_peek(SendBuf *b, uint64_t room, uint64_t limit, uint64_t *offset, uint64_t *length, bint *fin,
                        bint *is_new) noexcept nogil
 # Mark a run that sendbuf_peek gave (or a prefix of it, then fin = 0) as sent: 0 (trimming a run takes no memory).
 cdef int sendbuf_sent(SendBuf *b, uint64_t offset, uint64_t length, bint fin) noexcept nogil
 # Copy stream bytes [offset, offset + length) to dst; they must lie in [base, end).
 cdef void sendbuf_copy(SendBuf *b, uint64_t offset, uint64_t length, uint8_t *dst) noexcept nogil
-# Pointer to the run that starts at `offset` and its contiguous length in memory, capped at `length` (for sealing without a copy).
+# Pointer to the run that starts at `offset` and its contiguous length in memory, capped at `length` (for sealing
+# without a copy). NULL when length is 0.
 cdef const uint8_t *sendbuf_run(SendBuf *b, uint64_t offset, uint64_t length, uint64_t *got) noexcept nogil
 # A packet with this run was acknowledged / declared lost. Spurious order is fine: acked wins over lost. What was never
 # sent is ignored. 0, or -1 out of memory (the buffer stays valid; some of the run may be sent once more than needed,

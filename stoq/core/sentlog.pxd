@@ -12,6 +12,7 @@ cdef enum SentFlag:
     SENT_IN_FLIGHT = 2
     SENT_APP_LIMITED = 4
     SENT_PROBE = 8
+    SENT_MTU_PROBE = 16
 
 # What one frame of a sent packet needs when it is acknowledged or lost.
 cdef struct FrameRec:

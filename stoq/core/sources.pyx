@@ -47,10 +47,6 @@ cdef enum:
 
 
 # ---------------------------------------------------------------- nothing to do
-cdef void no_acked(Conn *c, const FrameRec *r, int64_t now) noexcept nogil:
-    pass
-
-
 cdef void no_lost(Conn *c, const FrameRec *r) noexcept nogil:
     pass
 
@@ -338,7 +334,7 @@ cdef int ext_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
     cdef ExtOut *out
     while done < c.ext_out_count:
         out = &c.ext_out[done]
-        if out.length > <size_t>(b.end - b.p):
+        if <Py_ssize_t>out.length > b.end - b.p:
             break
         if record_frame(c, b, SOURCE_EXT, 0, out.cookie) == NULL:
             return -1
@@ -409,8 +405,32 @@ cdef void ping_lost(Conn *c, const FrameRec *r) noexcept nogil:
         c.ping_due = 1
 
 
+# ---------------------------------------------------------------- path MTU probes: built by the packer, booked here
+cdef bint mtu_pending(Conn *c, int space, int64_t now) noexcept nogil:
+    return 0
+
+
+cdef int mtu_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
+    return 0
+
+
+cdef void mtu_acked(Conn *c, const FrameRec *r, int64_t now) noexcept nogil:
+    if r.cookie > c.path.mtu and r.cookie <= c.path.mtu_target:
+        c.path.mtu = r.cookie
+        c.path.cc.ops.set_mtu(&c.path.cc, r.cookie)
+
+
+cdef void mtu_lost(Conn *c, const FrameRec *r) noexcept nogil:
+    if r.cookie == c.path.mtu_target:
+        c.path.mtu_tries += 1
+
+
+cdef void mtu_forget(Conn *c, const FrameRec *r) noexcept nogil:
+    c.path.mtu_probing = 0
+
+
 # ---------------------------------------------------------------- the table
-cdef Source ROWS[6]
+cdef Source ROWS[7]
 cdef SourceTable TABLE
 
 
@@ -437,6 +457,7 @@ row(3, b"ext", EPOCH_1, ext_pending, ext_fill, ext_acked, ext_lost, no_lost)
 row(4, b"stream", EPOCH_0 | EPOCH_1, stream_source_pending, stream_source_fill, stream_source_acked,
     stream_source_lost, stream_source_forget)
 row(5, b"ping", ALL_EPOCHS, ping_pending, ping_fill, ping_acked, ping_lost, no_lost)
+row(6, b"mtu", EPOCH_1, mtu_pending, mtu_fill, mtu_acked, mtu_lost, mtu_forget)
 
 
 cdef const SourceTable *default_sources() noexcept nogil:

@@ -167,6 +167,9 @@ cdef struct Path:
     uint64_t bytes_received          # until validated: anti-amplification (RFC 9000 §8.1)
     uint64_t bytes_sent
     uint64_t mtu                     # bytes of UDP payload a full packet may have now
+    uint64_t mtu_target              # what a probe still has to prove (RFC 8899, one step)
+    uint32_t mtu_tries               # probes of that size lost so far
+    bint mtu_probing                 # one is under way
     # RFC 9002 §5, integer nanoseconds
     int64_t latest_rtt
     int64_t srtt                     # 0: no sample yet
@@ -286,6 +289,8 @@ cdef struct PacketBuild:
     uint32_t flags                   # SentFlag
     uint32_t frames                  # first record
     uint32_t frames_tail
+    const uint8_t *tail              # the last tail_length bytes of the payload lie there, not before p (sealed without a copy)
+    uint32_t tail_length
     bint probe
 
 cdef struct Source:
@@ -308,6 +313,7 @@ cdef enum:                           # rows of the source table, in order of urg
     SOURCE_EXT = 3
     SOURCE_STREAM = 4
     SOURCE_PING = 5
+    SOURCE_MTU = 6
 
 cdef struct SourceTable:
     const Source *rows[12]

@@ -4,7 +4,7 @@ from stoq.wire.varint cimport varint_size
 from stoq.wire.frames cimport frame_emit_stream_head
 from stoq.core.events cimport event_push
 from stoq.core.record cimport record_frame
-from stoq.core.sendbuf cimport sendbuf_acked, sendbuf_complete, sendbuf_copy, sendbuf_lost, sendbuf_peek, sendbuf_sent
+from stoq.core.sendbuf cimport sendbuf_acked, sendbuf_complete, sendbuf_copy, sendbuf_lost, sendbuf_peek, sendbuf_run, sendbuf_sent
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT
 from stoq.core.state cimport (
     Conn, EV_STREAM_FINISHED, EV_STREAM_WRITABLE, PacketBuild, SOURCE_STREAM, SPACE_APP, STREAM_BLOCKED_DUE,
@@ -15,6 +15,7 @@ from stoq.core.streams cimport (
 )
 
 cdef enum:
+    TAIL_FROM = 256          # shorter data is copied: the sealer's second update costs more than that
     SMALLEST = 24            # room below which a STREAM frame (head of up to 1 + 8 + 8 + 2) is not worth starting
 
 
@@ -39,7 +40,8 @@ cdef void note_blocked(Conn *c, Stream *s) noexcept nogil:
 cdef int stream_source_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
     cdef Stream *s
     cdef FrameRec *r
-    cdef uint64_t room, head, limit, offset, length
+    cdef uint64_t room, head, limit, offset, length, got
+    cdef const uint8_t *run = NULL
     cdef bint fin, fresh, whole
     cdef size_t written
     while c.send_head != NULL:
@@ -75,7 +77,15 @@ cdef int stream_source_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil
         r.fin = fin
         s.refs += 1
         if length:
-            sendbuf_copy(&s.send, offset, length, b.p + written)
+            got = 0
+            if whole and length >= TAIL_FROM and c.hooks.digest == NULL:
+                run = sendbuf_run(&s.send, offset, length, &got)
+            if got == length:
+                # The frame ends the packet and its bytes lie in one piece: the sealer reads them where they are.
+                b.tail = run
+                b.tail_length = <uint32_t>length
+            else:
+                sendbuf_copy(&s.send, offset, length, b.p + written)
         b.p += written + length
         if sendbuf_sent(&s.send, offset, length, fin):
             c.error = 1

@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from stoq.errors import StoqError
 
@@ -73,7 +72,7 @@ def parse_certificate(der: bytes) -> x509.Certificate:
     """DER to an object; ChainError (MALFORMED) otherwise."""
     try:
         return x509.load_der_x509_certificate(der)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except Exception as error:  # the parser's errors have no common base (ValueError, InvalidVersion, ...)
         raise ChainError(ChainProblem.MALFORMED, f"a certificate cannot be parsed: {first_line(error)}") from None
 
 
@@ -81,7 +80,7 @@ def parse_public_key(certificate: x509.Certificate) -> Any:
     """The key of a certificate; ChainError (UNSUPPORTED_KEY) when it is of a kind that we cannot use."""
     try:
         return certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except Exception as error:  # as above: ValueError, UnsupportedAlgorithm, TypeError
         raise ChainError(
             ChainProblem.UNSUPPORTED_KEY, f"the certificate's key cannot be used: {first_line(error)}"
         ) from None

@@ -79,6 +79,7 @@ cdef class Endpoint:
     cdef int issue(self, Session session) except -1
     cdef int end(self, Session session) except -1
     cdef int finish(self, Session session, int64_t now) except -1
+    cdef int failed(self, Session session) except -1
     cdef int enqueue(self, Session session) except -1
     cdef int send_some(self, Session session, int64_t now) except -1
     cdef int send_ready(self, int64_t now) except -1

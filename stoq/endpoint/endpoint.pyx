@@ -1,5 +1,4 @@
 """One transport and the connections over it, whatever drives them: an event loop, or a simulation in virtual time."""
-import errno
 import logging
 import os
 
@@ -21,7 +20,7 @@ from stoq.wire.header cimport (
     header_put_version_negotiation,
 )
 
-from stoq.connection.connection import client_connection, server_connection
+from stoq.connection.factory import client_connection, server_connection
 from stoq.endpoint.admission import DefaultAdmission
 from stoq.endpoint.cid_scheme import RandomCids
 from stoq.errors import ConfigurationError, StoqError, TransportErrorCode
@@ -158,8 +157,11 @@ cdef class Endpoint:
         if not session.touched:
             session.touched = True
             self.touched.append(session)
-        session.connection.receive(self.incoming.data[i] + at, size, segment if size > segment else 0,
-                                   self.incoming.ecn[i], &self.incoming.peer[i], &self.incoming.local[i], now)
+        try:
+            session.connection.receive(self.incoming.data[i] + at, size, segment if size > segment else 0,
+                                       self.incoming.ecn[i], &self.incoming.peer[i], &self.incoming.local[i], now)
+        except Exception:
+            self.failed(session)
         return 0
 
     cdef int process(self, int64_t now) except -1:
@@ -184,9 +186,13 @@ cdef class Endpoint:
         try:
             session.connection.finish_batch(now)
         except Exception:
-            logger.exception("an event handler failed; its connection is closed")
-            session.connection.close(<int>TransportErrorCode.INTERNAL_ERROR, "", application=False)
+            self.failed(session)
         return self.enqueue(session)
+
+    cdef int failed(self, Session session) except -1:
+        logger.exception("an event handler failed; its connection is closed")
+        session.connection.close(<int>TransportErrorCode.INTERNAL_ERROR, "", application=False)
+        return 0
 
     cdef int stray(self, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1:
         """A datagram of no connection that we know by its ID."""
@@ -305,14 +311,14 @@ cdef class Endpoint:
         cdef bytes cid = self.new_id()
         cdef Session session
         cdef Connection connection
-        before = scid = None
+        original, scid = dcid, None
         if how.retried:
-            before = PyBytes_FromStringAndSize(<const char *>how.original_dcid, how.original_dcid_length)
+            original = PyBytes_FromStringAndSize(<const char *>how.original_dcid, how.original_dcid_length)
             scid = PyBytes_FromStringAndSize(<const char *>how.retry_scid, how.retry_scid_length)
         connection = server_connection(
             self.configuration, address_to_python(&self.incoming.peer[i]), address_to_python(&self.incoming.local[i]),
-            now_ns=now, random=self.random, cid=cid, reset_token=self.scheme.reset_token(cid), original_dcid=dcid,
-            retry_scid=scid, original_dcid_before_retry=before, validated=how.validated, version=h.version)
+            now_ns=now, random=self.random, cid=cid, reset_token=self.scheme.reset_token(cid),
+            original_dcid=original, initial_dcid=dcid, retry_scid=scid, validated=how.validated, version=h.version)
         session = self.session_factory()
         self.adopt(session, connection, cid)
         session.traffic_class = how.traffic_class
@@ -572,11 +578,6 @@ cdef class Endpoint:
     def is_blocked(self):
         """Datagrams wait for on_writable()."""
         return self.outbox.blocked
-
-    @property
-    def refused_sends(self):
-        """Times that the network said that nobody listens at a connected peer (ICMP port unreachable)."""
-        return self.transport.counters.errors.get(errno.errorcode[errno.ECONNREFUSED], 0)
 
     def drain(self):
         """Take no new connections; those that exist go on."""

@@ -21,3 +21,5 @@ cdef class Session:
     cdef bint half_open
     cdef list ids                        # bytes: our IDs that lead here
     cdef bytes initial_id                # the client's first DCID, while it leads here
+    cdef unsigned long thread            # the only one that may use it
+    cdef int check_thread(self) except -1

@@ -1,4 +1,5 @@
 """A connection as its endpoint sees it, and what drives an endpoint."""
+from cpython.pythread cimport PyThread_get_thread_ident
 
 
 cdef class Driver:
@@ -24,6 +25,12 @@ cdef class Session:
     def __cinit__(self, *args, **kwargs):
         self.timer = -1
         self.ids = []
+        self.thread = <unsigned long>PyThread_get_thread_ident()
+
+    cdef int check_thread(self) except -1:
+        if <unsigned long>PyThread_get_thread_ident() != self.thread:
+            raise RuntimeError("a stoq connection belongs to the thread that made it")
+        return 0
 
     def handshake_completed(self, connection):
         """TLS is done: streams can be used in both directions."""

@@ -17,8 +17,8 @@ COUNT_MAX = 10**15
 class LinkConfig:
     """One direction of a link. The default is perfect: no delay, no loss, no rate limit, Ethernet's MTU.
 
-    Times are nanoseconds; probabilities are 0.0 to 1.0 per datagram; 0 means "no limit" for rates and queues. A datagram
-    meets, in this order: the rules (`drop`, `drop_if`, `blackholes`), the MTU, the queue, loss, ECN, corruption, delay.
+    Times are nanoseconds; probabilities are 0.0 to 1.0 per datagram; 0 means "no limit" for rates and queues.
+    A datagram meets, in this order: the rules (`drop`, `drop_if`, `blackholes`), the MTU, the queue, loss, ECN, corruption, delay.
     """
 
     delay_ns: int = 0
@@ -28,13 +28,13 @@ class LinkConfig:
     bit_rate: int = 0
     """Bits a second on the wire, IP and UDP headers (28 or 48 bytes) included."""
     queue_bytes: int = 0
-    """Wire bytes that may wait for the wire; what does not fit is dropped (tail drop)."""
+    """Wire bytes that may wait, the datagram on the wire included; what does not fit is dropped (tail drop)."""
     queue_packets: int = 0
     mtu: int = 1500
     """Largest IP packet; larger ones vanish."""
     loss: float = 0.0
     burst_enter: float = 0.0
-    """Gilbert-Elliott: chance, before each datagram, that the good state turns bad. `loss` is the loss of the good state."""
+    """Gilbert-Elliott: chance, before each datagram, that the good state turns bad. `loss` is that of the good state."""
     burst_leave: float = 1.0
     """Chance, before each datagram, that the bad state turns good."""
     burst_loss: float = 1.0

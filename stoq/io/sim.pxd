@@ -63,13 +63,8 @@ cdef class SimTransport(Transport):
     cdef uint64_t overflow
     cdef uint64_t send_limit             # bytes that may wait in a link before a send is put off; 0: none
     cdef bint blocked
-    cdef bint gso
     cdef bint gro
     cdef bint ecn
-    cdef uint32_t receive_slots
-    cdef uint32_t send_slots
-    cdef uint16_t max_segments
-    cdef uint8_t *send_memory
     cdef uint64_t last_version
     cdef uint32_t last_target            # what the last send resolved to
     cdef Address last_peer

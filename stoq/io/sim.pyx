@@ -3,16 +3,15 @@
 Nothing happens by itself: time moves when `SimNetwork.advance()` is called, or a transport's `wait()`.
 """
 cimport cython
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
-from posix.stdlib cimport posix_memalign
 
 from types import MappingProxyType
 
-from stoq.io.buffers cimport BUFFER_SIZE, RecvBuffer, buffer_take, pool_new
+from stoq.io.buffers cimport BUFFER_SIZE, RecvBuffer, buffer_take
 from stoq.io.simlink cimport LINK_PASS, Passage, link_corrupt, link_offer, link_queued, link_room_at, prng_next
-from stoq.io.transport cimport SEND_ENTRY_MAX, address_equal, address_from_python, address_to_python, datagrams_of
-from stoq.wire.batch cimport DATAGRAM_TRUNCATED, RECV_BATCH_MAX, SEND_BATCH_MAX, SEND_SEGMENTS_MAX, RecvBatch, SendBatch
+from stoq.io.transport cimport address_equal, address_from_python, address_to_python, datagrams_of
+from stoq.wire.batch cimport DATAGRAM_TRUNCATED, SEND_SEGMENTS_MAX, RecvBatch, SendBatch
 
 from stoq.errors import ConfigurationError
 from stoq.io.caps import Caps
@@ -23,7 +22,6 @@ __all__ = ["LinkConfig", "LinkCounters", "SimNetwork", "SimTransport"]
 
 cdef enum:
     SPARE_CAPACITY = 2048    # packets up to this size are recycled
-    PLAIN_ENTRY_MAX = 16320  # as udp's, without segmentation
     TRANSPORTS_MAX = 65536
     INBOX_BYTES = 4 << 20    # as udp's receive buffer
 
@@ -316,7 +314,6 @@ cdef class SimTransport(Transport):
     """
 
     def __cinit__(self, *args, **kwargs):
-        self.send_memory = NULL
         self.inbox_head = NULL
         memset(&self.remote, 0, sizeof(Address))
         memset(&self.last_peer, 0, sizeof(Address))
@@ -325,14 +322,7 @@ cdef class SimTransport(Transport):
                  max_segments=SEND_SEGMENTS_MAX, buffer_size=BUFFER_SIZE, receive_slots=8, send_slots=4,
                  send_buffer=0, receive_queue=INBOX_BYTES):
         cdef Address wanted
-        if not 1 <= max_segments <= SEND_SEGMENTS_MAX:
-            raise ConfigurationError(f"max_segments is 1 to {SEND_SEGMENTS_MAX}, not {max_segments}")
-        if not 1 <= receive_slots <= RECV_BATCH_MAX:
-            raise ConfigurationError(f"receive_slots is 1 to {RECV_BATCH_MAX}, not {receive_slots}")
-        if not 1 <= send_slots <= SEND_BATCH_MAX // 4:
-            raise ConfigurationError(f"send_slots is 1 to {SEND_BATCH_MAX // 4}, not {send_slots}")
-        if not 1 <= buffer_size <= BUFFER_SIZE:
-            raise ConfigurationError(f"buffer_size is 1 to {BUFFER_SIZE} bytes, not {buffer_size}")
+        self.set_up(gso, max_segments, buffer_size, receive_slots, send_slots)
         if send_buffer < 0 or receive_queue < 0:
             raise ConfigurationError("send_buffer and receive_queue are numbers of bytes")
         address_from_python(address, &wanted)
@@ -348,17 +338,10 @@ cdef class SimTransport(Transport):
             raise TransportError(f"a simulated network has at most {TRANSPORTS_MAX} transports")
         if remote is not None:
             address_from_python(remote, &self.remote)
-        self.gso = gso and max_segments > 1
         self.gro = gro and buffer_size == BUFFER_SIZE
         self.ecn = ecn
-        self.max_segments = max_segments
-        self.receive_slots = receive_slots
-        self.send_slots = send_slots
         self.send_limit = send_buffer
         self.inbox_limit = receive_queue
-        self.pool = pool_new(buffer_size, max(64, 4 * receive_slots))
-        if self.pool == NULL:
-            raise MemoryError
         self.network = network
         self.local = wanted
         self.visible = wanted
@@ -373,7 +356,6 @@ cdef class SimTransport(Transport):
             p = self.inbox_head
             self.inbox_head = p.next
             free(p)
-        free(self.send_memory)
 
     cpdef close(self):
         cdef SimPacket *p
@@ -464,26 +446,6 @@ cdef class SimTransport(Transport):
         self.network.recycle(p)
 
     # ---- send
-
-    cdef int acquire(self, SendBatch *batch) except -1:
-        cdef uint32_t i, size = SEND_ENTRY_MAX, slots = self.send_slots
-        if self.closed:
-            raise TransportError("the transport is closed")
-        if self.send_memory == NULL:
-            if posix_memalign(<void **>&self.send_memory, 64, <size_t>slots * SEND_ENTRY_MAX):
-                raise MemoryError
-        batch.max_segments = self.max_segments
-        if not self.gso:
-            size = PLAIN_ENTRY_MAX
-            slots *= SEND_ENTRY_MAX // PLAIN_ENTRY_MAX
-            batch.max_segments = 1
-        for i in range(slots):
-            batch.data[i] = self.send_memory + <size_t>i * size
-            batch.capacity[i] = size
-            batch.owner[i] = NULL
-        batch.slots = slots
-        batch.count = 0
-        return 0
 
     cdef int send(self, SendBatch *batch) except -1:
         cdef uint32_t i, at, step, length, n
@@ -580,7 +542,7 @@ cdef class SimTransport(Transport):
         return Caps(
             mode="sim",
             max_segments=self.max_segments if self.gso else 1,
-            max_datagram_size=SEND_ENTRY_MAX if self.gso else PLAIN_ENTRY_MAX,
+            max_datagram_size=self.entry_size(),
             gro=self.gro,
             ecn=self.ecn,
             pktinfo=True,

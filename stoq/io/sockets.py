@@ -126,13 +126,17 @@ def open_udp_socket(
     if remote is not None and resolved(remote)[0] != family:
         raise ConfigurationError(f"{where} cannot reach {describe(remote)}: one is IPv4, the other IPv6")
     try:
-        sock = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        sock = socket.socket(
+            socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        )
     except OSError as error:
         raise TransportError(f"cannot open a UDP socket for {where}: {os.strerror(error.errno or 0)}") from None
     wildcard = host in ("::", "0.0.0.0")
     opened = UdpSocket(sock, family, wildcard, reasons=reasons)
     try:
-        dual = family == 6 and host == "::" and opened.option("dual_stack", (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0))
+        dual = (
+            family == 6 and host == "::" and opened.option("dual_stack", (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0))
+        )
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.receive_buffer = opened.buffer("receive_buffer", receive_buffer, socket.SO_RCVBUF, SO_RCVBUFFORCE)

@@ -10,6 +10,9 @@ cdef enum:
     # One UDP payload of an IPv4 packet is at most 65,507 bytes, one GSO send over IPv6 at most
     # 65,487. 64 * 1022 stays below both, in whole cache lines: 45 datagrams of 1452 bytes, 54 of 1200.
     SEND_ENTRY_MAX = 65408
+    # Without segmentation an entry is one datagram: four times as many in the same memory.
+    PLAIN_ENTRY_MAX = 16320
+    SEND_SLOTS_MAX = 4           # SEND_BATCH_MAX plain entries
     # errno values are below 134 on Linux; 0 collects anything else.
     ERRNO_MAX = 134
 
@@ -31,6 +34,11 @@ cdef struct TransportCounters:
 cdef class Transport:
     cdef TransportCounters count
     cdef BufferPool *pool            # receive buffers
+    cdef uint8_t *send_memory        # made by the first acquire()
+    cdef uint32_t receive_slots      # buffers that one receive fills
+    cdef uint32_t send_slots         # segmented entries that fit send_memory
+    cdef uint16_t max_segments
+    cdef bint gso                    # entries may be segmented (may be turned off while running)
     cdef Address local               # family 0 when not known
     cdef readonly bint closed
 
@@ -43,10 +51,13 @@ cdef class Transport:
     # acquiring again hands out the same memory, so take it when every entry of the last one was taken or given up.
     cdef int acquire(self, SendBatch *batch) except -1
     # Send entries [0, count); returns how many were taken. Fewer: not writable now. The rest stay the caller's:
-    # send_batch_consume(batch, taken), then send again once writable. A datagram that cannot be sent
-    # for any other reason is dropped and counted. An entry may have been sent in part: its data and length then tell the rest.
+    # send_batch_consume(batch, taken), then send again once writable; the first of them may have been sent in part, its
+    # data and length then tell the rest. A datagram that cannot be sent for any other reason is dropped and counted.
     cdef int send(self, SendBatch *batch) except -1
 
+    # Check and keep the options that all transports share; makes the pool.
+    cdef int set_up(self, bint gso, max_segments, buffer_size, receive_slots, send_slots) except -1
+    cdef uint32_t entry_size(self) noexcept      # bytes that an entry of acquire() holds
     # For the Python face: copy one entry into memory that acquire() gave.
     cdef int put(self, SendBatch *batch, uint32_t i, object data, object segment, object address, object ecn,
                  object local) except -1
@@ -61,7 +72,7 @@ cdef inline bint address_equal(const Address *a, const Address *b) noexcept nogi
 
 
 cdef inline void send_batch_consume(SendBatch *batch, uint32_t taken) noexcept nogil:
-    """Forget the first `taken` entries; the rest move to the front. Their memory is not given back before acquire()."""
+    """Forget the first `taken` entries; the rest move to the front. Memory comes back only with acquire()."""
     cdef uint32_t i, left
     if taken == 0:
         return

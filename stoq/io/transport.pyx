@@ -8,11 +8,13 @@ from types import MappingProxyType
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
+from posix.stdlib cimport posix_memalign
 
 from stoq.io cimport _socket as c
-from stoq.io.buffers cimport buffer_drop, buffer_retain, pool_unref
-from stoq.wire.batch cimport DATAGRAM_TRUNCATED
+from stoq.io.buffers cimport BUFFER_SIZE, POOL_BUFFERS_MAX, buffer_drop, buffer_retain, pool_new, pool_unref
+from stoq.wire.batch cimport DATAGRAM_TRUNCATED, RECV_BATCH_MAX, SEND_SEGMENTS_MAX
 
 from stoq.errors import ConfigurationError, StoqError
 from stoq.io.caps import Counters
@@ -121,11 +123,34 @@ cdef class Transport:
         memset(&self.count, 0, sizeof(self.count))
         memset(&self.local, 0, sizeof(self.local))
         self.pool = NULL
+        self.send_memory = NULL
         self.closed = False
 
     def __dealloc__(self):
         if self.pool != NULL:
             pool_unref(self.pool)
+        free(self.send_memory)
+
+    cdef int set_up(self, bint gso, max_segments, buffer_size, receive_slots, send_slots) except -1:
+        if not 1 <= max_segments <= SEND_SEGMENTS_MAX:
+            raise ConfigurationError(f"max_segments is 1 to {SEND_SEGMENTS_MAX}, not {max_segments}")
+        if not 1 <= receive_slots <= RECV_BATCH_MAX:
+            raise ConfigurationError(f"receive_slots is 1 to {RECV_BATCH_MAX}, not {receive_slots}")
+        if not 1 <= send_slots <= SEND_SLOTS_MAX:
+            raise ConfigurationError(f"send_slots is 1 to {SEND_SLOTS_MAX}, not {send_slots}")
+        if not 1 <= buffer_size <= BUFFER_SIZE:
+            raise ConfigurationError(f"buffer_size is 1 to {BUFFER_SIZE} bytes, not {buffer_size}")
+        self.gso = gso and max_segments > 1
+        self.max_segments = max_segments
+        self.receive_slots = receive_slots
+        self.send_slots = send_slots
+        self.pool = pool_new(buffer_size, min(POOL_BUFFERS_MAX, max(64, 4 * receive_slots)))
+        if self.pool == NULL:
+            raise MemoryError
+        return 0
+
+    cdef uint32_t entry_size(self) noexcept:
+        return SEND_ENTRY_MAX if self.gso else PLAIN_ENTRY_MAX
 
     cdef int receive(self, RecvBatch *batch) except -1:
         raise NotImplementedError
@@ -140,7 +165,24 @@ cdef class Transport:
         return 0
 
     cdef int acquire(self, SendBatch *batch) except -1:
-        raise NotImplementedError
+        cdef uint32_t i, size = self.entry_size(), slots = self.send_slots
+        if self.closed:
+            raise TransportError("the transport is closed")
+        if self.send_memory == NULL:
+            if posix_memalign(<void **>&self.send_memory, 64, <size_t>slots * SEND_ENTRY_MAX):
+                raise MemoryError
+        batch.max_segments = self.max_segments
+        if not self.gso:
+            slots *= SEND_ENTRY_MAX // PLAIN_ENTRY_MAX
+            batch.max_segments = 1
+        # SAFETY: slots * size never exceeds send_slots * SEND_ENTRY_MAX.
+        for i in range(slots):
+            batch.data[i] = self.send_memory + <size_t>i * size
+            batch.capacity[i] = size
+            batch.owner[i] = NULL
+        batch.slots = slots
+        batch.count = 0
+        return 0
 
     cdef int send(self, SendBatch *batch) except -1:
         raise NotImplementedError

@@ -15,11 +15,9 @@ cdef class UdpTransport(Transport):
     cdef int fd
     cdef bint ip6
     cdef bint wildcard
-    cdef bint gso
     cdef bint ecn
     cdef bint pktinfo
     cdef bint gro
-    cdef uint16_t max_segments
     cdef int gso_error           # errno for which segmentation was turned off, 0 while it is on
     cdef uint8_t tos             # ECN bits that the connected socket sends by itself
     cdef Address remote          # connected peer; family 0 when not connected
@@ -27,16 +25,12 @@ cdef class UdpTransport(Transport):
 
     cdef c.mmsghdr rx[32]
     cdef RecvSlot slots[32]
-    cdef uint32_t receive_slots
     cdef uint32_t dirty          # slots [0, dirty) were written by the last receive call
 
     cdef c.msghdr tx
     cdef c.iovec tx_iov
     cdef c.sockaddr_in6 tx_name
     cdef uint64_t tx_control[16]
-    cdef uint8_t *send_memory
-    cdef uint32_t send_slots
-
     cdef object caps_
     cdef dict reasons
     cdef int mtu

@@ -5,17 +5,15 @@
 cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
-from posix.stdlib cimport posix_memalign
 
 import os
 from types import MappingProxyType
 
-from stoq.io.buffers cimport BUFFER_SIZE, buffer_drop, buffer_take, pool_new
+from stoq.io.buffers cimport BUFFER_SIZE, buffer_drop, buffer_take
 from stoq.io.sockaddr cimport address_from_sockaddr, ip6_of, set_ip6, sockaddr_from_address
-from stoq.io.transport cimport ERRNO_MAX, SEND_ENTRY_MAX, address_equal, address_from_python, address_to_python, datagrams_of
-from stoq.wire.batch cimport DATAGRAM_TRUNCATED, RECV_BATCH_MAX, SEND_BATCH_MAX, SEND_SEGMENTS_MAX, RecvBatch
+from stoq.io.transport cimport ERRNO_MAX, address_equal, address_from_python, address_to_python, datagrams_of
+from stoq.wire.batch cimport DATAGRAM_TRUNCATED, RECV_BATCH_MAX, SEND_SEGMENTS_MAX, RecvBatch
 
 from stoq.errors import ConfigurationError
 from stoq.io.caps import Caps
@@ -23,8 +21,6 @@ from stoq.io.sockets import open_udp_socket
 from stoq.io.transport import TransportError
 
 cdef enum:
-    # Without segmentation an entry is one datagram: more and smaller entries in the same memory.
-    PLAIN_ENTRY_MAX = 16320
     # Pending errors (ICMP) that one receive call steps over before it reports "nothing there".
     PENDING_ERRORS_MAX = 8
 
@@ -39,7 +35,6 @@ cdef class UdpTransport(Transport):
 
     def __cinit__(self, *args, **kwargs):
         self.fd = -1
-        self.send_memory = NULL
         memset(self.slots, 0, sizeof(self.slots))
         memset(self.rx, 0, sizeof(self.rx))
         memset(&self.tx, 0, sizeof(self.tx))
@@ -50,28 +45,14 @@ cdef class UdpTransport(Transport):
         cdef int i
         cdef c.sockaddr_in6 name
         cdef c.socklen_t size = sizeof(name)
-        if not 1 <= max_segments <= SEND_SEGMENTS_MAX:
-            raise ConfigurationError(f"max_segments is 1 to {SEND_SEGMENTS_MAX}, not {max_segments}")
-        if not 1 <= receive_slots <= RECV_BATCH_MAX:
-            raise ConfigurationError(f"receive_slots is 1 to {RECV_BATCH_MAX}, not {receive_slots}")
-        if not 1 <= send_slots <= SEND_BATCH_MAX // 4:
-            raise ConfigurationError(f"send_slots is 1 to {SEND_BATCH_MAX // 4}, not {send_slots}")
-        if not 1 <= buffer_size <= BUFFER_SIZE:
-            raise ConfigurationError(f"buffer_size is 1 to {BUFFER_SIZE} bytes, not {buffer_size}")
-        self.receive_slots = receive_slots
-        self.send_slots = send_slots
-        self.max_segments = max_segments
+        self.set_up(opened.gso, max_segments, buffer_size, receive_slots, send_slots)
         self.ip6 = opened.family == 6
         self.wildcard = opened.wildcard
-        self.gso = opened.gso and max_segments > 1
         self.gro = opened.gro
         self.ecn = opened.ecn
         self.pktinfo = opened.pktinfo
         self.mtu = 0
         self.reasons = opened.reasons
-        self.pool = pool_new(buffer_size, max(64, 4 * receive_slots))
-        if self.pool == NULL or posix_memalign(<void **>&self.send_memory, 4096, <size_t>send_slots * SEND_ENTRY_MAX):
-            raise MemoryError
         for i in range(RECV_BATCH_MAX):
             self.slots[i].iov.iov_len = buffer_size
             self.rx[i].msg_hdr.msg_name = &self.slots[i].name
@@ -89,7 +70,6 @@ cdef class UdpTransport(Transport):
 
     def __dealloc__(self):
         self.close()
-        free(self.send_memory)
 
     cpdef close(self):
         cdef int i
@@ -219,23 +199,6 @@ cdef class UdpTransport(Transport):
         return got
 
     # ---- send
-
-    cdef int acquire(self, SendBatch *batch) except -1:
-        cdef uint32_t i, size = SEND_ENTRY_MAX, slots = self.send_slots
-        if self.fd < 0:
-            raise TransportError("the transport is closed")
-        batch.max_segments = self.max_segments
-        if not self.gso:
-            size = PLAIN_ENTRY_MAX
-            slots *= SEND_ENTRY_MAX // PLAIN_ENTRY_MAX
-            batch.max_segments = 1
-        for i in range(slots):
-            batch.data[i] = self.send_memory + <size_t>i * size
-            batch.capacity[i] = size
-            batch.owner[i] = NULL
-        batch.slots = slots
-        batch.count = 0
-        return 0
 
     cdef int send(self, SendBatch *batch) except -1:
         cdef uint32_t i
@@ -375,7 +338,7 @@ cdef class UdpTransport(Transport):
     # ---- Python face
 
     def connect(self, remote):
-        """Connect to another address (the port stays). Cheaper sends, and unreachable peers are noticed. TransportError."""
+        """Connect to another address; the port stays. Sends cost less, unreachable peers are noticed. TransportError."""
         cdef Address target
         cdef c.sockaddr_in6 name
         cdef c.socklen_t size
@@ -419,7 +382,7 @@ cdef class UdpTransport(Transport):
             self.caps_ = Caps(
                 mode="udp",
                 max_segments=self.max_segments if self.gso else 1,
-                max_datagram_size=SEND_ENTRY_MAX if self.gso else PLAIN_ENTRY_MAX,
+                max_datagram_size=self.entry_size(),
                 mtu=self.mtu,
                 gro=self.gro,
                 ecn=self.ecn,

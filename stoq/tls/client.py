@@ -48,7 +48,7 @@ _EARLY_DATA = 0xFFFFFFFF
 
 def send_client_hello(session: Session) -> None:
     """Queue the ClientHello (RFC 8446 §4.1.2)."""
-    prepared = session.configuration.prepared()
+    prepared = session.prepared
     random = session.random(33)
     session.client_random = random[:32]
     head, fixed = prepared.client_hello_parts(random[32] & 15)
@@ -70,8 +70,8 @@ def send_client_hello(session: Session) -> None:
 def _check_answers(found: dict[int, bytes], allowed: frozenset[ExtensionType], session: Session, where: str) -> None:
     """RFC 8446 §4.2: what we did not ask for is unsupported_extension, what we did but elsewhere illegal_parameter."""
     for code in found:
-        if code not in allowed or code not in session.configuration.prepared().offered:
-            if code in session.configuration.prepared().offered:
+        if code not in allowed or code not in session.prepared.offered:
+            if code in session.prepared.offered:
                 raise refuse(AlertDescription.ILLEGAL_PARAMETER, f"{extension_name(code)} is not allowed in {where}")
             raise refuse(
                 AlertDescription.UNSUPPORTED_EXTENSION, f"{where} has {extension_name(code)}, which we did not offer"
@@ -97,7 +97,7 @@ def on_server_hello(session: Session, data: bytes) -> None:
         raise refuse(illegal, "the server echoes a session id that we did not send")
     if hello.compression:
         raise refuse(illegal, "the server selected compression")
-    suite = session.configuration.prepared().suites.get(hello.suite)
+    suite = session.prepared.suites.get(hello.suite)
     if suite is None:
         raise refuse(illegal, f"the server selected cipher suite 0x{hello.suite:04x}, which we did not offer")
     if hello.random == HELLO_RETRY_REQUEST:
@@ -114,7 +114,7 @@ def on_server_hello(session: Session, data: bytes) -> None:
     if private is None:
         raise refuse(illegal, f"the server answers with group 0x{code:04x}, for which we sent no share")
     try:
-        shared = session.configuration.prepared().groups[code].finish(private, share)
+        shared = session.prepared.groups[code].finish(private, share)
     except KeyExchangeError as error:
         raise refuse(illegal, str(error)) from None
     session.privates = {}
@@ -135,7 +135,7 @@ def on_encrypted_extensions(session: Session, data: bytes) -> None:
     _check_answers(found, _IN_ENCRYPTED_EXTENSIONS, session, "EncryptedExtensions")
     if found.get(ExtensionType.SERVER_NAME):
         decode_error("the server's server_name is not empty")
-    prepared = session.configuration.prepared()
+    prepared = session.prepared
     answer = found.get(ExtensionType.ALPN)
     if answer is not None:
         names = messages.parse_alpn(answer)
@@ -172,7 +172,7 @@ def on_certificate_request(session: Session, data: bytes) -> None:
 
 def on_certificate(session: Session, data: bytes) -> None:
     """RFC 8446 §4.4.2. The chain is judged after CertificateVerify."""
-    chain = messages.parse_certificate(data, session.configuration.prepared().offered)
+    chain = messages.parse_certificate(data, session.prepared.offered)
     session.peer_chain = chain
     session.peer_certificates = chain.certificates
     session.keys().transcript.update(data)
@@ -185,7 +185,7 @@ def on_certificate_verify(session: Session, data: bytes) -> None:
     chain = session.peer_chain
     assert chain is not None
     configuration = session.configuration
-    scheme = configuration.prepared().schemes.get(code)
+    scheme = session.prepared.schemes.get(code)
     if scheme is None or not scheme.handshake:
         raise refuse(
             AlertDescription.ILLEGAL_PARAMETER, f"the server signed with scheme 0x{code:04x}, which we did not offer"
@@ -244,7 +244,7 @@ def _client_certificate(session: Session, schedule: KeySchedule) -> bytes:
     """Certificate and, when we have one that the server can check, CertificateVerify (RFC 8446 §4.4.2, §4.4.3)."""
     configuration = session.configuration
     wanted = session.requested_schemes or ()
-    scheme = next((row for row in configuration.prepared().signing if row.code in wanted), None)
+    scheme = next((row for row in session.prepared.signing if row.code in wanted), None)
     credentials = configuration.credentials if scheme is not None else None
     certificate = messages.certificate(credentials)
     schedule.transcript.update(certificate)

@@ -31,7 +31,7 @@ def on_client_hello(session: Session, data: bytes) -> None:
             "the ClientHello has a legacy_session_id",
             TransportErrorCode.PROTOCOL_VIOLATION,
         )
-    prepared = session.configuration.prepared()
+    prepared = session.prepared
     credentials = session.configuration.credentials
     assert credentials is not None
     failure = AlertDescription.HANDSHAKE_FAILURE
@@ -111,7 +111,7 @@ def on_client_hello(session: Session, data: bytes) -> None:
 
 def _select_alpn(session: Session, hello: ClientHello) -> tuple[str | None, bytes]:
     """(protocol, extension for the reply). Without protocols of our own, ALPN is not used (RFC 9001 §8.1)."""
-    prepared = session.configuration.prepared()
+    prepared = session.prepared
     offer = hello.extensions.get(ExtensionType.ALPN)
     names = messages.parse_alpn(offer) if offer is not None else []
     if not prepared.alpn:

@@ -60,6 +60,7 @@ class Session:
         "peer_certificates",
         "peer_chain",
         "peer_transport_parameters",
+        "prepared",
         "privates",
         "random",
         "requested_schemes",
@@ -80,8 +81,8 @@ class Session:
         random: Callable[[int], bytes],
         now: Callable[[], datetime],
     ) -> None:
-        configuration.prepared()
         self.configuration = configuration
+        self.prepared = configuration.prepared()
         self.transport_parameters = transport_parameters
         self.random = random
         self.now = now

@@ -53,7 +53,7 @@ class FakeStream:
 class FakeConnection:
     """A client's connection whose streams are answered by `handler`."""
 
-    alpn, cipher, group = "hq-interop", "TLS_AES_128_GCM_SHA256", "x25519"
+    alpn, cipher_suite, group = "hq-interop", 0x1301, 0x001D
 
     def __init__(self, handler: Callable[[Any], Awaitable[object]]) -> None:
         self.handler = handler
@@ -214,6 +214,8 @@ def test_fetch_and_verify(root: Path, tmp_path: Path) -> None:
     assert failures == []
     assert out.read_bytes() == whole
     assert [(f.size, f.sha256, f.verified) for f in fetched] == [(len(whole), digest, True)]
+    assert fetched[0].facts["cipher"] == "TLS_AES_128_GCM_SHA256"
+    assert fetched[0].facts["group"] == "x25519"
 
 
 def test_a_wrong_digest_leaves_no_file(root: Path, tmp_path: Path) -> None:

@@ -227,6 +227,14 @@ def test_mutated_certificates_are_refused_quietly(edits: list[tuple[float, int]]
     assert "\n" not in str(caught.value)
 
 
+def test_a_version_that_does_not_exist() -> None:
+    der = CHAIN.certificates[0]
+    assert der.count(bytes.fromhex("a003020102")) == 1
+    with pytest.raises(ChainError) as caught:
+        PeerChain([der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302014b"))])
+    assert caught.value.problem is ChainProblem.MALFORMED
+
+
 def test_malformed_intermediates() -> None:
     chain = PeerChain([CHAIN.certificates[0], b"junk"])
     with pytest.raises(ChainError) as caught:

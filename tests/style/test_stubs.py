@@ -38,7 +38,8 @@ def stub_names(text: str) -> set[str]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
+            if ast.unparse(node.annotation).rpartition(".")[2] != "TypeAlias":  # for type checkers alone
+                names.add(node.target.id)
         elif isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return {name for name in names if not name.startswith("_")}
@@ -96,7 +97,7 @@ def test_what_is_missing_is_seen() -> None:
     assert cython_python_imports("from stoq.wire.header cimport A\nfrom stoq.wire.varint import b\n") == {
         "stoq.wire.varint"
     }
-    assert stub_names("X: int\ndef f() -> None: ...\nclass C: ...\n_y: int\n") == {"X", "f", "C"}
+    assert stub_names("X: int\nA: TypeAlias = int\ndef f() -> None: ...\nclass C: ...\n_y: int\n") == {"X", "f", "C"}
     module = type(ast)("sample")
     module.f = stub_names  # type: ignore[attr-defined]
     assert own_names(module) == set()

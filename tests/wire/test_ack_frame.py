@@ -46,7 +46,7 @@ def test_walk() -> None:
     ],
 )
 def test_malformed(payload: bytes, why: str) -> None:
-    with pytest.raises(FrameError, match="ACK|malformed"):
+    with pytest.raises(FrameError, match="malformed"):
         parse_frames(payload)
 
 
@@ -112,5 +112,5 @@ def test_little_room_drops_the_lowest_ranges(
     [[], [(5, 4)], [(5, 9), (4, 4)], [(5, 9), (3, 5)], [(5, 9), (20, 30)], [(1, 9), (0, 0)], [(5, 2**62)], [(-1, 5)]],
 )
 def test_ranges_that_cannot_be_written(ranges: list[tuple[int, int]]) -> None:
-    with pytest.raises(ValueError, match="descend|fit"):
+    with pytest.raises(ValueError, match=r"descend|fit"):
         encode_frame(FrameType.ACK, ranges=ranges, ack_delay=0)

@@ -187,9 +187,7 @@ def test_length_past_the_datagram() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.integers(2, 2**32 - 1), st.binary(max_size=255), st.binary(max_size=255), st.integers(0, 127), st.binary()
-)
+@given(st.integers(2, 2**32 - 1), st.binary(max_size=255), st.binary(max_size=255), st.integers(0, 127), st.binary())
 def test_only_the_invariants_of_an_unknown_version_count(
     version: int, dcid: bytes, scid: bytes, low_bits: int, rest: bytes
 ) -> None:

@@ -20,7 +20,9 @@ def test_example_of_appendix_a_3() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**62 - 2**25), st.integers(1, 2**24), st.data())
-def test_a_receiver_decodes_whatever_it_may_have_received_meanwhile(acked: int, ahead: int, data: st.DataObject) -> None:
+def test_a_receiver_decodes_whatever_it_may_have_received_meanwhile(
+    acked: int, ahead: int, data: st.DataObject
+) -> None:
     sent = acked + ahead
     encoded = encode_packet_number(sent, acked)
     # It has at least seen what it acknowledged, and nothing beyond what was sent before.

@@ -67,7 +67,9 @@ def test_every_parameter() -> None:
     assert bytes.fromhex("0404 81000000") in encoded
     assert bytes.fromhex("0a01 0a") in encoded
     assert bytes.fromhex("0c00") in encoded
-    assert one(0x0D, bytes.fromhex("c0000201 01bb 20010db8000000000000000000000001 1151 03") + b"cid" + TOKEN) in encoded
+    assert (
+        one(0x0D, bytes.fromhex("c0000201 01bb 20010db8000000000000000000000001 1151 03") + b"cid" + TOKEN) in encoded
+    )
     assert encoded.endswith(bytes.fromhex("0e0108") + one(0x0F, b"source") + bytes.fromhex("1000"))
 
 

@@ -177,10 +177,12 @@ def test_acks_read() -> None:
             ranges, delay = upstream.pull_ack_frame(buf)
         except ValueError:
             ranges = None
+        payload = b"\x02" + body
         try:
-            frame = parse_frames(b"\x02" + body)[0] if ranges is None else parse_frames(b"\x02" + body, 0, 1 + buf.tell())[0]
-        except FrameError:
+            (frame,) = parse_frames(payload, end=len(payload) if ranges is None else 1 + buf.tell())
+        except FrameError as error:
             assert ranges is None, body.hex()
+            assert error.args[0] == "malformed at byte 0"  # noqa: PT017
             refused += 1
             continue
         assert ranges is not None, body.hex()

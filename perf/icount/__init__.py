@@ -1,0 +1,1 @@
+"""Instruction counts per packet, request and handshake: `python -m perf.icount --help`."""

@@ -1,0 +1,2 @@
+KNOB_ROWS: tuple[tuple[str, str, int, int, int, str, str], ...]
+STAT_ROWS: tuple[tuple[str, str], ...]
