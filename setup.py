@@ -77,11 +77,13 @@ EXTENSIONS = [
     Ext("stoq.core.receive"),
     Ext("stoq.core.packer"),
     Ext("stoq.core.core"),
+    Ext("stoq.core.ledger", hot=False),
     Ext("stoq.connection.connection", hot=False),
     Ext("stoq.connection.stream", hot=False),
     Ext("stoq.connection.address", hot=False),
     Ext("stoq.connection.factory", hot=False),
     Ext("stoq.core.containers"),
+    Ext("stoq.testing.seams", hot=False),
     Ext("stoq.io.transport"),
     Ext("stoq.io.udp"),
     Ext("stoq.io.simlink"),
@@ -98,6 +100,8 @@ EXTENSIONS = [
     Ext("stoq.endpoint.stream", hot=False),
     Ext("stoq.endpoint.connection", hot=False),
     Ext("stoq.endpoint.loopdriver", hot=False),
+    Ext("stoq.testing.simstream", hot=False),
+    Ext("stoq.testing.inspect", hot=False),
 ]
 
 

@@ -43,8 +43,11 @@ def judge(result: Result, target: Target) -> tuple[bool, str] | None:
         return over <= target.plus, f"+{over:.0f} us"
     ratio = median(mine) / median(base)
     if target.case == "ping":
-        ratio = 1 / ratio
-    return ratio >= (target.factor if target.factor != 1 else SAME), f"{ratio:.2f}x"
+        ratio, mine, base = 1 / ratio, base, mine
+    if target.factor != 1:
+        return ratio >= target.factor, f"{ratio:.2f}x"
+    overlap = max(mine) >= min(base) and max(base) >= min(mine) and len(mine) > 1
+    return ratio >= SAME or overlap, f"{ratio:.2f}x" + (" (within the spread)" if ratio < SAME and overlap else "")
 
 
 def number(value: float) -> str:

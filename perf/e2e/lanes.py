@@ -53,7 +53,7 @@ class Target:
         return f">= {self.factor:g}x {self.against}" if self.factor != 1 else f"no slower than {self.against}"
 
 
-# uvloop's "no slower" allows this share: medians of a few runs on a shared machine differ by as much.
+# "No slower" allows this share, or ranges that overlap: medians of a few runs on a shared machine differ by as much.
 SAME = 0.95
 
 TARGETS = (

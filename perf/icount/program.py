@@ -14,8 +14,9 @@ from typing import Any
 
 sys.path.insert(0, sys.argv[1])
 
-import stoq.crypto.aead_null
 from exchange import Exchange, begin, end, valgrind
+
+import stoq.crypto.aead_null
 from stoq.connection.configuration import Configuration
 from stoq.connection.factory import client_connection, server_connection
 from stoq.crypto.simulated import (
@@ -54,7 +55,7 @@ class Pair:
     """Two connections of one seed, connected on construction."""
 
     def __init__(self, seed: int) -> None:
-        rng = random.Random(seed)  # noqa: S311
+        rng = random.Random(seed)
         bits = rng.randbytes
         now = 1_000_000_000
         client_address, server_address = ("127.0.0.1", 4433), ("127.0.0.2", 4433)

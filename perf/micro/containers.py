@@ -66,7 +66,7 @@ def batches(packed: bytes, then: str) -> Timed:
         total = 0.0
         for _ in range(200):
             b = RecvBuffer()
-            total += timed(lambda b=b: b.push_many(DATA, 0, packed))  # type: ignore[misc]
+            total += timed(lambda b=b: b.push_many(DATA, 0, packed, 1450))  # type: ignore[misc]
             if then == "detach":
                 total += timed(b.detach)
         return total, 200 * len(packed) // 16
@@ -106,7 +106,9 @@ def acking(runs: list[tuple[int, int]]) -> Timed:
 def rows() -> dict[str, Timed]:
     table: dict[str, Timed] = {
         "rangeset: next number in order": ranges(pairs((n, n + 1) for n in range(10 * MANY))),
-        "rangeset: a number that is there, among 60 ranges": ranges(pairs((2 * n, 2 * n + 1) for n in range(60)) * 1000),
+        "rangeset: a number that is there, among 60 ranges": ranges(
+            pairs((2 * n, 2 * n + 1) for n in range(60)) * 1000
+        ),
     }
     for name in ("ascending", "descending", "random"):
         numbers = order(name, MANY)

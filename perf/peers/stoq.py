@@ -86,14 +86,12 @@ class Peer:
         self.server = await stoq.serve(
             None, harness.HOST, 0, alpn=[harness.ALPN], certificate=certificate, private_key=key, on_stream=on_stream
         )
-        port: int = self.server.address[1]
+        port: int = self.server.sockname[1]
         return port
 
     async def dial(self, port: int, ca: str) -> Client:
         return Client(
-            await stoq.connect(
-                harness.HOST, port, alpn=[harness.ALPN], ca_file=ca, server_name=harness.SERVER_NAME
-            )
+            await stoq.connect(harness.HOST, port, alpn=[harness.ALPN], ca_file=ca, server_name=harness.SERVER_NAME)
         )
 
 

@@ -10,6 +10,7 @@ from stoq.crypto.aead cimport AeadBackend, aead_backend, aead_default
 from stoq.core cimport core
 from stoq.core.cids cimport cid_add_local, cid_set_remote
 from stoq.core.knobs cimport knob_set
+from stoq.core.memory cimport memory_keep_heap
 from stoq.connection.address cimport fill_address
 from stoq.connection.connection cimport Connection
 from stoq.connection.stream cimport StreamHandle
@@ -33,6 +34,7 @@ cdef Connection make(object configuration, bint is_client, object peer, object l
     cdef const AeadBackend *backend
     cdef bytes congestion = configuration.congestion.encode()
     cdef bytes name
+    memory_keep_heap()
     if configuration.backend is None:
         backend = aead_default()
     else:

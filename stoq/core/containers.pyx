@@ -196,19 +196,24 @@ cdef class RecvBuffer:
         self.datagrams.append(datagram)
         return recvbuf_push(&self.b, offset, <const uint8_t *><char *>datagram, <uint32_t>len(data), fin)
 
-    def push_many(self, data: bytes, uint64_t base, pairs: bytes):
-        """Take frames of `data`, the stream from `base` on, given as offset and length; returns the sum of results."""
+    def push_many(self, data: bytes, uint64_t base, pairs: bytes, uint64_t stride = 0):
+        """Take frames of `data`, the stream from `base` on, given as offset and length; returns the sum of results.
+
+        With a stride, the i-th frame lies at data[i * stride:] instead, as one datagram of many in a buffer does.
+        """
         cdef const uint64_t *p = <const uint64_t *><const char *>pairs
         cdef const uint8_t *stream = data
-        cdef size_t i, count = <size_t>len(pairs) // 16, size = <size_t>len(data)
+        cdef uint64_t i, count = <uint64_t>len(pairs) // 16, size = <uint64_t>len(data)
         cdef int result = 0
         self.datagrams.append(data)
         for i in range(count):
-            if p[2 * i] < base or p[2 * i] - base + p[2 * i + 1] > size:
+            if (i * stride if stride else p[2 * i] - base) + p[2 * i + 1] > size or p[2 * i] < base:
                 raise ValueError("frame outside of data")
         with nogil:
             for i in range(count):
-                result += recvbuf_push(&self.b, p[2 * i], stream + (p[2 * i] - base), <uint32_t>p[2 * i + 1], 0)
+                result += recvbuf_push(
+                    &self.b, p[2 * i], stream + (i * stride if stride else p[2 * i] - base), <uint32_t>p[2 * i + 1], 0
+                )
         return result
 
     def take(self):

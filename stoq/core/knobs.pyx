@@ -12,9 +12,9 @@ KNOB_ROWS = (
     ("pacing", "0/1", 1, 0, 1, "next ACK", "spread packets over the round trip (RFC 9002 §7.7)"),
     ("pacing_burst_ns", "ns", 2 * MS, 0, 100 * MS, "next ACK", "part of the pacing rate that may leave at once"),
     ("receive_window", "bytes", 1 << 20, 1 << 14, 1 << 30, "start", "connection flow-control window at first"),
-    ("receive_window_max", "bytes", 24 << 20, 1 << 14, 1 << 32, "next update", "and where auto-tuning stops"),
+    ("receive_window_max", "bytes", 12 << 20, 1 << 14, 1 << 32, "next update", "and where auto-tuning stops"),
     ("stream_window", "bytes", 1 << 20, 1 << 12, 1 << 30, "new streams", "flow-control window of a stream at first"),
-    ("stream_window_max", "bytes", 16 << 20, 1 << 12, 1 << 32, "next update", "and where auto-tuning stops"),
+    ("stream_window_max", "bytes", 8 << 20, 1 << 12, 1 << 32, "next update", "and where auto-tuning stops"),
     ("keep_alive_ns", "ns", 0, 0, 600_000 * MS, "next packet", "PING after so long without sending; 0 never"),
 )
 

@@ -1,4 +1,5 @@
-from stoq.io.transport import Address, Transport
+from stoq.io.datagram import Address
+from stoq.io.transport import Transport
 
 def blast(
     transport: Transport,

@@ -82,7 +82,7 @@ def blast(Transport transport, peer, double seconds, uint32_t segment, uint32_t 
                 acked = sent
                 progress = now
         end = clock()
-        for i in range(5):
+        for _ in range(5):
             transport.acquire(&out)
             out.length[0] = 1
             out.segment[0] = 0
@@ -99,7 +99,7 @@ def blast(Transport transport, peer, double seconds, uint32_t segment, uint32_t 
 def drain(Transport transport, double seconds, uint64_t ack_every, bint touch, bint ack=True):
     """Receive until a 1-byte datagram or for `seconds`; acknowledge every `ack_every` bytes with the running total.
 
-    touch: copy every payload once, as delivering would. Returns (bytes, datagrams, entries, calls, ns from first to last).
+    touch: copy every payload once, as delivering would. Returns (bytes, datagrams, entries, calls, ns of it all).
     """
     cdef RecvBatch batch
     cdef SendBatch out

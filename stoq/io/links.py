@@ -18,7 +18,8 @@ class LinkConfig:
     """One direction of a link. The default is perfect: no delay, no loss, no rate limit, Ethernet's MTU.
 
     Times are nanoseconds; probabilities are 0.0 to 1.0 per datagram; 0 means "no limit" for rates and queues.
-    A datagram meets, in this order: the rules (`drop`, `drop_if`, `blackholes`), the MTU, the queue, loss, ECN, corruption, delay.
+    A datagram meets, in this order: the rules (`drop`, `drop_if`, `blackholes`), the MTU, the queue, loss, ECN,
+    corruption, delay.
     """
 
     delay_ns: int = 0
@@ -34,7 +35,7 @@ class LinkConfig:
     """Largest IP packet; larger ones vanish."""
     loss: float = 0.0
     burst_enter: float = 0.0
-    """Gilbert-Elliott: chance, before each datagram, that the good state turns bad. `loss` is that of the good state."""
+    """Gilbert-Elliott: chance, before each datagram, that the good state, whose loss is `loss`, turns bad."""
     burst_leave: float = 1.0
     """Chance, before each datagram, that the bad state turns good."""
     burst_loss: float = 1.0

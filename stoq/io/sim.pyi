@@ -1,8 +1,9 @@
 from typing import final
 
+from stoq.io.datagram import Address
 from stoq.io.links import LinkConfig, LinkCounters
 from stoq.io.simlink import SimLink
-from stoq.io.transport import Address, Transport
+from stoq.io.transport import Transport
 
 __all__ = ["LinkConfig", "LinkCounters", "SimNetwork", "SimTransport"]
 

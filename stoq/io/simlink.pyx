@@ -154,11 +154,10 @@ cdef int link_offer(LinkState *link, int64_t now, uint32_t size, uint8_t ecn, bi
 
 
 cdef void link_corrupt(LinkState *link, uint8_t *data, uint32_t length) noexcept nogil:
-    cdef uint32_t i
     cdef uint64_t bit
     if length == 0:
         return
-    for i in range(link.corrupt_bits):
+    for _ in range(link.corrupt_bits):
         bit = prng_next(&link.prng) % (<uint64_t>length * 8)
         data[bit >> 3] ^= <uint8_t>(1 << (bit & 7))
 

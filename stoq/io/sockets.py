@@ -1,4 +1,4 @@
-"""Opens UDP sockets: the one place in stoq that does, so that options, probes and error lines are the same everywhere."""
+"""Opens UDP sockets: the one place in stoq that does, so that options, probes and errors are the same everywhere."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import socket
 from dataclasses import dataclass, field
 
 from stoq.errors import ConfigurationError
+from stoq.io.datagram import Address
 from stoq.io.transport import TransportError, normalize_address
-
-Address = tuple[str, int]
 
 # Linux values which Python's socket module does not name (linux/in.h, linux/in6.h, linux/udp.h, asm-generic/socket.h).
 UDP_SEGMENT = 103
@@ -21,6 +20,7 @@ PMTUDISC_PROBE = 3
 IP_PKTINFO = 8
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 # The kernel keeps twice the value in a signed 32-bit number.
 BUFFER_MAX = (1 << 30) - 1
 
@@ -126,17 +126,13 @@ def open_udp_socket(
     if remote is not None and resolved(remote)[0] != family:
         raise ConfigurationError(f"{where} cannot reach {describe(remote)}: one is IPv4, the other IPv6")
     try:
-        sock = socket.socket(
-            socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
-        )
+        sock = socket.socket(AF[family], socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise TransportError(f"cannot open a UDP socket for {where}: {os.strerror(error.errno or 0)}") from None
     wildcard = host in ("::", "0.0.0.0")
     opened = UdpSocket(sock, family, wildcard, reasons=reasons)
     try:
-        dual = (
-            family == 6 and host == "::" and opened.option("dual_stack", (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0))
-        )
+        dual = host == "::" and opened.option("dual_stack", (socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0))
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         opened.receive_buffer = opened.buffer("receive_buffer", receive_buffer, socket.SO_RCVBUF, SO_RCVBUFFORCE)

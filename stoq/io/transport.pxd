@@ -91,7 +91,7 @@ cdef inline void send_batch_consume(SendBatch *batch, uint32_t taken) noexcept n
 
 
 cdef inline uint32_t datagrams_of(uint32_t length, uint16_t segment) noexcept nogil:
-    """How many datagrams an entry of `length` bytes with this segment size is (an empty entry is one empty datagram)."""
+    """How many datagrams an entry of `length` bytes with this segment size is (of no bytes: one empty datagram)."""
     if segment == 0 or length <= segment:
         return 1
     return (length + segment - 1) // segment

@@ -1,16 +1,8 @@
 from collections.abc import Sequence
 
-from typing_extensions import Buffer
-
 from stoq.errors import StoqError
 from stoq.io.caps import Caps, Counters
-
-Address = tuple[str, int]
-Datagram = (
-    tuple[Buffer, Address | None]
-    | tuple[Buffer, Address | None, int]
-    | tuple[Buffer, Address | None, int, Address | None]
-)
+from stoq.io.datagram import Address, Data, Datagram
 
 class TransportError(StoqError): ...
 
@@ -52,5 +44,5 @@ class Transport:
     def send_datagrams(self, datagrams: Sequence[Datagram]) -> int: ...
     def send_all(self, datagrams: Sequence[Datagram], timeout_ns: int = ...) -> bool: ...
     def send_train(
-        self, data: Buffer, segment: int, address: Address | None, ecn: int = 0, local: Address | None = None
+        self, data: Data, segment: int, address: Address | None, ecn: int = 0, local: Address | None = None
     ) -> int: ...

@@ -1,6 +1,7 @@
 from typing import final
 
-from stoq.io.transport import Address, Transport
+from stoq.io.datagram import Address
+from stoq.io.transport import Transport
 
 RECEIVE_BUFFER: int
 SEND_BUFFER: int

@@ -15,7 +15,6 @@ from stoq.io.sockaddr cimport address_from_sockaddr, ip6_of, set_ip6, sockaddr_f
 from stoq.io.transport cimport ERRNO_MAX, address_equal, address_from_python, address_to_python, datagrams_of
 from stoq.wire.batch cimport DATAGRAM_TRUNCATED, RECV_BATCH_MAX, SEND_SEGMENTS_MAX, RecvBatch
 
-from stoq.errors import ConfigurationError
 from stoq.io.caps import Caps
 from stoq.io.sockets import open_udp_socket
 from stoq.io.transport import TransportError
@@ -338,7 +337,7 @@ cdef class UdpTransport(Transport):
     # ---- Python face
 
     def connect(self, remote):
-        """Connect to another address; the port stays. Sends cost less, unreachable peers are noticed. TransportError."""
+        """Connect to another address; the port stays. Sends cost less, ICMP errors are seen. TransportError."""
         cdef Address target
         cdef c.sockaddr_in6 name
         cdef c.socklen_t size

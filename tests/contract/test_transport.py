@@ -10,12 +10,12 @@ import pytest
 from network_namespace import in_own_namespace, shaped
 
 from stoq.errors import ConfigurationError
+from stoq.io.datagram import Address
 from stoq.io.sim import LinkConfig, SimNetwork
 from stoq.io.transport import Received, Transport, TransportError, normalize_address
 from stoq.io.udp import open_udp
 
 SECOND = 1_000_000_000
-Address = tuple[str, int]
 
 
 @dataclass
@@ -230,7 +230,7 @@ def test_entries_stay_untouched_while_they_are_held(bed: Bed) -> None:
     for i in range(20):
         client.send_datagrams([(pattern(1200, i), None)])
         held += entries(server, 1)
-    for i in range(20):
+    for _ in range(20):
         client.send_datagrams([(bytes(1200), None)])
         receive(server, 1)
     assert [bytes(entry) for entry in held] == [pattern(1200, i) for i in range(20)]

@@ -38,6 +38,15 @@ def test_a_batch_of_spans_is_given_back_by_take() -> None:
     assert b.memory == 0
 
 
+def test_frames_adjacent_in_memory_make_one_span() -> None:
+    b = RecvBuffer()
+    b.push_many(DATA, 0, pairs([(0, 100), (100, 50), (150, 1)]))
+    assert (b.spans, b.pending) == (1, 151)
+    b.push_many(DATA, 0, pairs([(151, 100), (251, 50)]), stride=200)
+    assert (b.spans, b.pending) == (3, 301)
+    assert b.take() == DATA[:151] + DATA[:100] + DATA[200:250]
+
+
 def test_hole_is_filled() -> None:
     b = RecvBuffer()
     assert b.push(1400, DATA[1400:4200]) == OK
@@ -97,7 +106,7 @@ def test_taking_in_small_pieces_gives_pages_back() -> None:
     b.detach()
     full = b.memory
     taken = b"".join(b.take_some(700) for _ in range(200))
-    assert b.memory < full - taken.__len__()
+    assert b.memory < full - len(taken)
     assert b.valid
     assert taken + b.take() == DATA[: 200 * KIB]
     assert b.memory == 0
