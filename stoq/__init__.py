@@ -3,6 +3,7 @@
 connect() and serve() are the native API on asyncio. Errors: stoq.errors. Simulated networks: stoq.testing.
 """
 
+from stoq.endpoint.capabilities import Capabilities, capabilities
 from stoq.endpoint.client import connect
 from stoq.endpoint.connection import Connection
 from stoq.endpoint.options import Configuration
@@ -12,4 +13,15 @@ from stoq.errors import StoqError
 
 __version__ = "0.1.0"
 
-__all__ = ["Configuration", "Connection", "Server", "StoqError", "Stream", "__version__", "connect", "serve"]
+__all__ = [
+    "Capabilities",
+    "Configuration",
+    "Connection",
+    "Server",
+    "StoqError",
+    "Stream",
+    "__version__",
+    "capabilities",
+    "connect",
+    "serve",
+]

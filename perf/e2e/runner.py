@@ -54,26 +54,30 @@ def run(
          "--certificate", certificate, "--key", key],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
     )  # fmt: skip
+    processes = [server]
     assert server.stdout is not None
     try:
         first = server.stdout.readline()
         if not first:
             raise RunFailed(f"server: {server.communicate()[1][-2000:]}")
         port = line(first, "ready")["port"]
-        client = subprocess.run(
+        client = subprocess.Popen(
             [*program, "client", "--core", str(CLIENT_CORE), "--loop", lane.loop, "--port", str(port), "--ca", ca,
              "--case", case, "--seconds", str(seconds), *extra],
-            capture_output=True, text=True, cwd=ROOT, env=environment, timeout=LIMIT, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
         )  # fmt: skip
+        processes.append(client)
+        out, error = client.communicate(timeout=LIMIT)
         if client.returncode:
-            raise RunFailed(f"client: {client.stderr[-2000:]}")
-        out, _ = server.communicate(timeout=5)
-        return line(client.stdout, "result") | {"server": line(out, "server")}
+            raise RunFailed(f"client: {error[-2000:]}")
+        last, _ = server.communicate(timeout=5)
+        return line(out, "result") | {"server": line(last, "server"), "pids": [client.pid, server.pid]}
     except subprocess.TimeoutExpired as timeout:
         raise RunFailed(f"no answer within {timeout.timeout:.0f} s") from None
     finally:
-        server.kill()
-        server.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def spike(seconds: float) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from rich.progress import (
 )
 
 import stoq
-from stoq.cli import hq, names
+from stoq.cli import hq
 from stoq.cli.serve import loop_factory
 from stoq.errors import StoqError, StreamReset, one_line
 
@@ -189,8 +189,8 @@ class Session:
             result.facts = {
                 "connect_ms": round(connected * 1000, 2),
                 "alpn": connection.alpn,
-                "cipher": names.name_of(connection.cipher_suite, names.CIPHER_SUITES),
-                "group": names.name_of(connection.group, names.GROUPS),
+                "cipher": connection.cipher_suite,
+                "group": connection.group,
             }
         return results
 
@@ -204,20 +204,29 @@ class Session:
             await self.check(connection, result)
             sys.stdout.buffer.flush()
             return result
-        # The final name appears when the bytes are whole and checked, not before.
-        part = target.out.with_name(target.out.name + ".part")
         try:
-            with part.open("wb", buffering=0) as file:
-                await self.receive(connection, target, file, bar, result)
-            await self.check(connection, result)
-            part.replace(target.out)
+            await self.fetch_to(target.out, connection, bar, result)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise Failed(f"cannot write {target.out}: {os.strerror(error.errno or 0)}") from None
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
         return result
+
+    async def fetch_to(self, out: Path, connection: stoq.Connection, bar: TaskID, result: Fetched) -> None:
+        """Fetch into a file that appears, or is replaced, only when its bytes are whole and checked."""
+        out = out.resolve()  # through a link: its target changes, the link stays
+        if out.exists() and not out.is_file():
+            # A device, a pipe: it is written to, never renamed over.
+            with out.open("wb") as file:
+                await self.receive(connection, result.target, file, bar, result)
+            await self.check(connection, result)
+            return
+        part = out.with_name(f".stoq-{os.getpid()}-{id(result):x}.part")
+        try:
+            with part.open("xb") as file:
+                await self.receive(connection, result.target, file, bar, result)
+            await self.check(connection, result)
+            part.replace(out)
+        finally:
+            part.unlink(missing_ok=True)
 
     async def receive(
         self, connection: stoq.Connection, target: Target, file: IO[bytes], bar: TaskID, result: Fetched

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,10 @@ import click
 
 import stoq
 from stoq.cli import hq
+
+# After a signal, for closing packets to be answered (RFC 9000 §10.2 lingers three PTO: that is 3 s for a handshake that
+# stalled, which is long for somebody who pressed Ctrl-C).
+LINGER_SECONDS = 1.0
 
 
 def loop_factory(uvloop: bool) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -52,7 +57,8 @@ async def run(
     print(f"serving {directory} on https://{shown(address[0], address[1])} ({', '.join(alpn)})", flush=True)
     await stopped.wait()
     server.close()
-    await server.wait_closed()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.wait_closed(), LINGER_SECONDS)
 
 
 @click.command()

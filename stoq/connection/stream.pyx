@@ -161,11 +161,12 @@ cdef class StreamHandle:
         """Ask the peer to stop sending (STOP_SENDING). Data that was received and not read is forgotten."""
         if code > 0x3FFFFFFFFFFFFFFF:
             raise ConfigurationError("an error code is below 2**62")
+        # Also of a stream that is over already: what nobody will read must not hold back the connection's window.
+        self.discard()
         if self.s == NULL or self.connection.c == NULL:
             return
         if not self.s.flags & STREAM_CAN_RECV:
             raise ConfigurationError(f"stream {self.id} can only be written")
-        self.discard()
         stream_stop(self.connection.c, self.s, code)
         self.connection.notify()
 

@@ -94,8 +94,8 @@ cdef int receive_short(Conn *c, uint8_t *data, uint32_t length, uint32_t segment
         size = length - pos if length - pos < segment else segment
         p = data + pos
         pos += size
-        # Room for the sample: RFC 9001 §5.4.2.
-        if size < head + 4 + HP_SAMPLE or not sp.has_rx:
+        # Room for the sample: RFC 9001 §5.4.2. A fixed bit of 0 is no packet of this version (RFC 9000 §17.3.1).
+        if size < head + 4 + HP_SAMPLE or not sp.has_rx or not p[0] & 0x40:
             c.stats.packets_dropped += 1
             if whole and cid_is_reset(c, p, size):
                 close_silently(c, CAUSE_STATELESS_RESET, now)

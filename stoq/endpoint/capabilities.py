@@ -17,6 +17,7 @@ class Capabilities:
     aead_backend: str | None
     """What seals and opens packets unless told otherwise."""
     aead_backends: tuple[str, ...]
+    """Those that protect; the null backend of tests is left out."""
     cipher_library: str
     """Name and version of the libcrypto in this process; "" when it does not tell."""
     transport: Caps
@@ -40,4 +41,5 @@ def capabilities() -> Capabilities:
         caps = transport.caps
     finally:
         transport.close()
-    return Capabilities(default_backend(), tuple(backends()), cipher_library(), caps)
+    protecting = tuple(name for name in backends() if name != "null")
+    return Capabilities(default_backend(), protecting, cipher_library(), caps)

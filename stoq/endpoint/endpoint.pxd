@@ -44,6 +44,7 @@ cdef class Endpoint:
     cdef public object session_factory   # callable() -> Session, for clients that come
     cdef public object stream_factory    # given to every connection; None: the connection's default
     cdef public object unknown           # "drop", "reset", or callable(data, peer, route)
+    cdef public int receive_batches      # that on_readable() handles in one call
     cdef public object when_empty        # callable() | None: the last connection has ended
     cdef object random
     cdef object clock

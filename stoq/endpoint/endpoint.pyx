@@ -91,6 +91,7 @@ cdef class Endpoint:
         self.ids = CidMap(random(56))
         self.initials = CidMap(random(56))
         self.replies = ReplyLimit(random(48))
+        self.receive_batches = RECEIVE_BATCHES
         self.sessions = set()
         self.touched = []
         self.ready = []
@@ -177,6 +178,7 @@ cdef class Endpoint:
             for session in touched:
                 session.touched = False
                 self.finish(session, now)
+                self.enqueue(session)
         finally:
             self.transport.release(&self.incoming)
             self.busy = False
@@ -187,7 +189,7 @@ cdef class Endpoint:
             session.connection.finish_batch(now)
         except Exception:
             self.failed(session)
-        return self.enqueue(session)
+        return 0
 
     cdef int failed(self, Session session) except -1:
         logger.exception("an event handler failed; its connection is closed")
@@ -437,8 +439,14 @@ cdef class Endpoint:
         """Build datagrams of one connection until it has none, or the batch is full: then 1."""
         cdef Connection connection = session.connection
         cdef int added
+        cdef int64_t deadline
         if session.timer < 0:
             return 0
+        # A deadline may come while datagrams or calls of the application are handled: it counts as come.
+        deadline = connection.deadline()
+        if deadline and deadline <= now:
+            connection.timer(now)
+            self.finish(session, now)
         self.issue(session)
         while True:
             self.outbox.open()
@@ -508,7 +516,9 @@ cdef class Endpoint:
         """Datagrams have arrived. Returns whether more may be waiting."""
         cdef int rounds, n
         cdef int64_t now
-        for rounds in range(RECEIVE_BATCHES):
+        for rounds in range(self.receive_batches):
+            if self.transport.closed:    # the last connection ended with the batch before
+                return False
             n = self.transport.receive(&self.incoming)
             if n == 0:
                 break
@@ -551,6 +561,7 @@ cdef class Endpoint:
                 session = <Session>self.timers.slots[slot].owner
                 session.connection.timer(now)
                 self.finish(session, now)
+                self.enqueue(session)
         finally:
             self.busy = False
         self.send_ready(now)

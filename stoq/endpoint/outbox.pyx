@@ -18,7 +18,7 @@ cdef class Outbox:
 
     cdef bint push(self) except -1:
         cdef int taken
-        if self.batch.count:
+        if self.batch.count and not self.transport.closed:
             taken = self.transport.send(&self.batch)
             if <uint32_t>taken < self.batch.count:
                 send_batch_consume(&self.batch, taken)

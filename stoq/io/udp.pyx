@@ -23,8 +23,12 @@ cdef enum:
     # Pending errors (ICMP) that one receive call steps over before it reports "nothing there".
     PENDING_ERRORS_MAX = 8
 
+# Must exceed what peers may have in flight: with 1 MiB in flight 256 KiB lost datagrams; 1, 2, 4 and 8 MiB are equally
+# fast [measured]. Only what waits is ever allocated.
 RECEIVE_BUFFER = 4 << 20
 SEND_BUFFER = 4 << 20
+# 1 to 32 buffers of 64 KiB a call are equally fast, and the unused ones cost an empty queue nothing [measured]; with
+# 8 all that one call returns stays in a 1 MiB L2 cache.
 GRO_SLOTS = 8
 
 

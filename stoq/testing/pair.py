@@ -79,6 +79,7 @@ class Node:
             stream_factory=SimulatedStream,
             **options,
         )
+        self.endpoint.receive_batches = 1  # so that the invariants are checked after each
         self.before: dict[Session, dict[str, Any]] = {}
         self.closing: dict[Session, tuple[int, int]] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ class FakeStream:
 class FakeConnection:
     """A client's connection whose streams are answered by `handler`."""
 
-    alpn, cipher_suite, group = "hq-interop", 0x1301, 0x001D
+    alpn, cipher_suite, group = "hq-interop", "TLS_AES_128_GCM_SHA256", "X25519"
 
     def __init__(self, handler: Callable[[Any], Awaitable[object]]) -> None:
         self.handler = handler
@@ -215,7 +216,7 @@ def test_fetch_and_verify(root: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == whole
     assert [(f.size, f.sha256, f.verified) for f in fetched] == [(len(whole), digest, True)]
     assert fetched[0].facts["cipher"] == "TLS_AES_128_GCM_SHA256"
-    assert fetched[0].facts["group"] == "x25519"
+    assert fetched[0].facts["group"] == "X25519"
 
 
 def test_a_wrong_digest_leaves_no_file(root: Path, tmp_path: Path) -> None:
@@ -237,6 +238,37 @@ def test_the_sidecar_decides(root: Path, tmp_path: Path) -> None:
     assert verdicts() == [True]
     (root / "file.bin.sha256").write_text("nothing of the kind\n")
     assert verdicts() == ["https://h/file.bin: /file.bin.sha256 holds no SHA-256"]
+
+
+def test_a_pipe_is_written_to_and_stays(root: Path, tmp_path: Path) -> None:
+    """Devices too: renaming a finished file over /dev/null would take it from the whole machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    fetched, failures = fetch(handler_of(root), "https://h/file.bin", pipe, None)
+    reader.join(10)
+    assert (len(fetched), failures) == (1, [])
+    assert read == [(root / "file.bin").read_bytes()]
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_and_its_target_changes(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert fetch(handler_of(root), "https://h/file.bin", tmp_path / "link", None)[1] == []
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == (root / "file.bin").read_bytes()
+
+
+def test_a_failure_keeps_the_old_file(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"old")
+    for url, verify in (("https://h/missing", None), ("https://h/file.bin", "sha256:" + "0" * 64)):
+        assert fetch(handler_of(root), url, out, verify)[1]
+        assert out.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root", "secret"]
 
 
 def test_a_missing_file_is_named(root: Path, tmp_path: Path) -> None:
