@@ -14,9 +14,17 @@ from perf.machine import Placement
 Result = dict[str, Any]
 
 
+def runs_of(result: Result, case: str, lane: str) -> list[Result | None]:
+    """The runs of one lane in one case; None for one that broke."""
+    found: list[Result | None] = next(
+        (r["runs"] for r in result["rows"] if r["case"] == case and r["lane"] == lane), []
+    )
+    return found
+
+
 def values(result: Result, case: str, lane: str) -> list[float | None]:
     """One value a round; None where the run broke or was made while the cores lay apart (unless all were)."""
-    runs = next((r["runs"] for r in result["rows"] if r["case"] == case and r["lane"] == lane), [])
+    runs = runs_of(result, case, lane)
     limit = Placement.FAR * result["nearest"]
     near = [r["value"] if r and r["distance"] <= limit else None for r in runs]
     return near if any(v is not None for v in near) else [r["value"] if r else None for r in runs]
@@ -56,8 +64,7 @@ def number(value: float) -> str:
 
 def cpu(result: Result, case: str, lane: str) -> str:
     """CPU seconds per 1e9 bytes, client + server."""
-    runs = next((r["runs"] for r in result["rows"] if r["case"] == case and r["lane"] == lane), [])
-    runs = [r for r in runs if r and r.get("bytes")]
+    runs = [r for r in runs_of(result, case, lane) if r and r.get("bytes")]
     if not runs:
         return ""
     client = median(r["cpu"] / r["bytes"] * 1e9 for r in runs)
@@ -82,8 +89,7 @@ def show(result: Result) -> bool:
                 if r and peer != lane.name:
                     text += f"  {median(r):6.2f}x {peer} ({min(r):.2f}-{max(r):.2f})"
             if case == "ping":
-                runs = next(r["runs"] for r in result["rows"] if r["case"] == case and r["lane"] == lane.name)
-                text += f"  p99 {median(r['p99'] for r in runs if r):.0f}"
+                text += f"  p99 {median(r['p99'] for r in runs_of(result, case, lane.name) if r):.0f}"
             print(text + cpu(result, case, lane.name))
     print("\ntargets")
     met = True

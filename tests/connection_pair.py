@@ -221,6 +221,7 @@ class Pair:
         datagrams = connection.datagrams_to_send(self.now)
         for datagram, _ in datagrams:
             self.carry(connection is self.client, datagram)
+        self.collect(connection)
         return len(datagrams)
 
     def give(self, connection: Connection, datagram: bytes, ecn: int = 0) -> None:

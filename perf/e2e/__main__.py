@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def measure(o: argparse.Namespace) -> dict[str, Any]:
                     row = rows.setdefault((case, lane.name), {"case": case, "lane": lane.name, "runs": []})
                     try:
                         result, distance = placement.settled(
-                            lambda lane=lane, case=case: runner.run(lane, case, files, o.seconds), tries=o.tries
+                            partial(runner.run, lane, case, files, o.seconds), tries=o.tries
                         )
                     except runner.RunFailed as error:
                         errors.append(f"{lane.name} {case}: {error}")

@@ -17,8 +17,9 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from perf.icount.build import HERE, ROOT, build
+from perf.extension import ROOT, build
 
+HERE = Path(__file__).resolve().parent
 BUDGETS = ROOT / "perf" / "budgets.toml"
 TOLERANCE = 0.03
 LIMIT = 300.0  # seconds; it takes about 15
@@ -56,15 +57,15 @@ def totals(folder: Path) -> dict[str, tuple[int, Path]]:
 
 def count(keep: Path | None = None) -> dict[str, int]:
     """Instructions per unit, by phase. `keep`: a folder for the profiles, to be read with callgrind_annotate."""
-    extension = build()
+    extension = build(HERE / "exchange.pyx")
     with tempfile.TemporaryDirectory() as scratch:
         folder = keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
             ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/profile",
-             sys.executable, str(HERE / "program.py"), str(extension)],
+             sys.executable, str(HERE / "program.py")],
             capture_output=True, text=True, cwd=ROOT, timeout=LIMIT, check=False,
-            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(ROOT), "PYTHONMALLOC": "pymalloc"},
+            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": f"{ROOT}:{extension}", "PYTHONMALLOC": "pymalloc"},
         )  # fmt: skip
         if done.returncode:
             raise CountFailed(done.stderr[-3000:])

@@ -1,4 +1,4 @@
-"""The program whose instructions are counted: `python program.py FOLDER_OF_EXTENSION`.
+"""The program whose instructions are counted; the module `exchange` must be importable.
 
 Everything in it is a function of its constants: simulated key exchange and signatures, seeded randomness, virtual
 time, the `null` packet protection. Each phase runs with N and with 2N of its unit; the difference is N units.
@@ -9,12 +9,8 @@ from __future__ import annotations
 import gc
 import json
 import random
-import sys
+from importlib import import_module
 from typing import Any
-
-sys.path.insert(0, sys.argv[1])
-
-from exchange import Exchange, begin, end, valgrind
 
 import stoq.crypto.aead_null
 from stoq.connection.configuration import Configuration
@@ -35,7 +31,8 @@ PAYLOAD = 1400  # about what a packet of 1,452 bytes carries
 CHUNK = bytes(1 << 20)
 ECHO = bytes(64)
 
-assert stoq.crypto.aead_null is not None
+assert stoq.crypto.aead_null is not None  # imported to be registered
+exchange: Any = import_module("exchange")
 
 
 def configurations() -> tuple[Configuration, Configuration]:
@@ -66,7 +63,7 @@ class Pair:
             SERVER, client_address, None, now_ns=now, random=bits, cid=bits(8),
             original_dcid=self.client.first_dcid, reset_token=bits(16),
         )  # fmt: skip
-        self.exchange = Exchange(self.client, self.server, now, DELAY_NS)
+        self.exchange = exchange.Exchange(self.client, self.server, now, DELAY_NS)
         self.until(lambda: self.client.handshake_confirmed and self.server.handshake_confirmed)
         self.client.events()
         self.server.events()
@@ -146,10 +143,10 @@ def main() -> None:
     units = {}
     for name, run in phases.items():
         for factor in (1, 2):
-            begin()
+            exchange.begin()
             units[f"{name}{factor}"] = run(UNITS[name] * factor)
-            end(f"{name}{factor}".encode())
-    print(json.dumps({"units": units, "counted": valgrind()}))
+            exchange.end(f"{name}{factor}".encode())
+    print(json.dumps({"units": units, "counted": exchange.valgrind()}))
 
 
 if __name__ == "__main__":

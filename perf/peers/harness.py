@@ -137,7 +137,7 @@ async def ping(peer: Peer, o: Options) -> dict[str, Any]:
     for _ in range(200):
         await echo(session)
     cpu = cpu_seconds()
-    times = []
+    times: list[float] = []
     start = time.perf_counter()
     while len(times) < o.count if o.count else time.perf_counter() - start < o.seconds:
         before = time.perf_counter()

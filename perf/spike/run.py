@@ -20,15 +20,16 @@ import subprocess
 import sys
 import threading
 import time
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from perf import extension
 from perf.machine import CLIENT_CORE, SERVER_CORE, Placement, bench_lock, in_child, own_session, private_loopback
 
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parent.parent / "build" / "spike"
 UDP_GRO = 104
 BASE = {
     "mode": 0,  # SealMode: 0 copy, 1 two updates, 2 two updates on a block boundary
@@ -55,24 +56,13 @@ SETS: dict[str, list[dict[str, Any]]] = {
 @cache
 def build() -> None:
     """Compiles spike.pyx into build/spike and makes it importable."""
-    from Cython.Build import cythonize  # noqa: PLC0415
-    from setuptools import Distribution, Extension  # noqa: PLC0415
-
-    extension = Extension("spike", [str(HERE / "spike.pyx")], libraries=["crypto"], extra_compile_args=["-O2"])
-    modules = cythonize([extension], build_dir=str(BUILD), quiet=True)
-    command = Distribution({"ext_modules": modules}).get_command_obj("build_ext")
-    command.build_lib = str(BUILD)
-    command.build_temp = str(BUILD)
-    command.ensure_finalized()
-    command.run()
-    sys.path.insert(0, str(BUILD))
+    sys.path.insert(0, str(extension.build(HERE / "spike.pyx", ("crypto",))))
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     if kind == "uvloop":
-        import uvloop  # noqa: PLC0415
-
-        return uvloop.new_event_loop()
+        loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
+        return loop
     return asyncio.new_event_loop()
 
 
@@ -80,7 +70,8 @@ class Timer:
     """A loss timer that moves with every batch: by cancel and call_at, or lazily (checked when it fires)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, kind: str) -> None:
-        self.loop, self.kind, self.handle, self.deadline = loop, kind, None, 0.0
+        self.loop, self.kind, self.deadline = loop, kind, 0.0
+        self.handle: asyncio.TimerHandle | None = None
         self.fired = 0
 
     def touch(self) -> None:
@@ -101,6 +92,12 @@ class Timer:
 
 
 class Side:
+    engine: Any  # of the compiled module
+
+    def progress(self) -> int:
+        """Stream bytes so far."""
+        raise NotImplementedError
+
     def __init__(self, core: int, o: dict[str, Any], seconds: float) -> None:
         os.sched_setaffinity(0, {core})
         self.o, self.seconds = o, seconds
@@ -135,15 +132,13 @@ class Side:
 class SendSide(Side):
     def __init__(self, fd: int, app: bytes, o: dict[str, Any], seconds: float) -> None:
         super().__init__(CLIENT_CORE, o, seconds)
-        import spike  # noqa: PLC0415
-
-        self.engine = spike.Sender(fd, app, o["window"], o["mode"], o["nogil"])
+        self.engine = import_module("spike").Sender(fd, app, o["window"], o["mode"], o["nogil"])
         self.loop.add_reader(fd, self.step)
         self.pending = False
         self.seen = 0
 
     def progress(self) -> int:
-        return self.engine.offset
+        return int(self.engine.offset)
 
     def step(self) -> None:
         if not self.engine.on_readable() and not self.pending:
@@ -175,14 +170,12 @@ class SendSide(Side):
 class ReceiveSide(Side):
     def __init__(self, fd: int, app: bytes, o: dict[str, Any], seconds: float, verify: bool) -> None:
         super().__init__(SERVER_CORE, o, seconds)
-        import spike  # noqa: PLC0415
-
         self.app, self.verify, self.got, self.period = app, verify, 0, len(app) - 65536
-        self.engine = spike.Receiver(fd, o["buffers"], o["ack"], o["nogil"], self.deliver)
+        self.engine = import_module("spike").Receiver(fd, o["buffers"], o["ack"], o["nogil"], self.deliver)
         self.loop.add_reader(fd, self.step)
 
     def progress(self) -> int:
-        return self.engine.bytes
+        return int(self.engine.bytes)
 
     def step(self) -> None:
         self.engine.on_readable()
@@ -304,7 +297,7 @@ def compare(o: argparse.Namespace) -> None:
         results: dict[str, list[dict[str, Any]]] = {n: [] for n, _ in jobs}
         for _ in range(o.rounds):
             for label, job in jobs:
-                result, distance = placement.settled(lambda job=job: one(job, app, o))
+                result, distance = placement.settled(partial(one, job, app, o))
                 results[label].append(result)
                 if placement.far(distance):
                     print(f"  {label}: the cores stayed apart", flush=True)
@@ -313,7 +306,7 @@ def compare(o: argparse.Namespace) -> None:
             rates = [r["rx"]["gbps"] for r in rows]
 
             def m(side: str, key: str, rows: list[dict[str, Any]] = rows) -> float:
-                return statistics.median(r[side].get(key, 0) for r in rows)
+                return float(statistics.median(r[side].get(key, 0) for r in rows))
 
             bad = sum(r["tx"].get("failed", 0) + r["rx"].get("failed", 0) + r["rx"].get("misordered", 0)
                       + r["tx"].get("stalls", 0) for r in rows)  # fmt: skip

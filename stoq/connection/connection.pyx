@@ -10,7 +10,8 @@ from stoq.core.cids cimport cid_add_local
 from stoq.core.cids cimport cids_wanted as core_cids_wanted
 from stoq.core.events cimport event_pop
 from stoq.core.knobs cimport knob_set, knobs_dict, stats_dict
-from stoq.core.recvbuf cimport recvbuf_complete, recvbuf_take
+from stoq.core.recvbuf cimport recvbuf_complete, recvbuf_detach, recvbuf_take
+from stoq.core.sendbuf cimport droplist_pop, droplist_waiting
 from stoq.core.state cimport (
     CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CAUSE_LOCAL, CAUSE_PEER, CAUSE_STATELESS_RESET, CAUSE_VERSION, CLOSE_CLOSING,
     CLOSE_DONE, CLOSE_NONE, Conn, EV_AUTH_THRESHOLD, EV_CID_RETIRED, EV_CLOSED, EV_HANDSHAKE_CONFIRMED, EV_NEW_TOKEN,
@@ -68,7 +69,8 @@ cdef class Connection:
         return 0
 
     cdef int finish_batch(self, int64_t now) except -1:
-        if self.c == NULL:
+        if self.c == NULL or self.terminated:
+            self.in_batch = False
             return 0
         self.in_batch = True
         self.last_now = now
@@ -79,14 +81,15 @@ cdef class Connection:
             if self.c.read_head != NULL:
                 self.pump_readable()
                 self.pump_events()
-            if self.c.drops.count:
-                self.drain_drops()
+        finally:
+            # Also when a callback raised: the datagrams' memory goes away now.
+            self.in_batch = False
             core.core_batch_end(self.c)
+            if droplist_waiting(&self.c.drops):
+                self.drain_drops()
             if self.c.error:
                 self.die()
             self.check_end()
-        finally:
-            self.in_batch = False
         return 0
 
     cdef int send(self, SendBatch *batch, int64_t now) except -1:
@@ -312,7 +315,11 @@ cdef class Connection:
             s = stream_pop_readable(c)
             if s == NULL:
                 return 0
-            if s.user == NULL or s.flags & (STREAM_FIN_READ | STREAM_STOP_SENT | STREAM_RESET_GOT):
+            if s.user == NULL:
+                # Its factory raised: the connection is about to close.
+                recvbuf_detach(&s.recv)
+                continue
+            if s.flags & (STREAM_FIN_READ | STREAM_STOP_SENT | STREAM_RESET_GOT):
                 stream_maybe_free(c, s)
                 continue
             handle = <StreamHandle>s.user
@@ -329,10 +336,10 @@ cdef class Connection:
                 self.event_list.append(("stream_data", handle))
 
     cdef int drain_drops(self) except -1:
-        cdef uint32_t i
-        for i in range(self.c.drops.count):
-            Py_DECREF(<object>self.c.drops.items[i])
-        self.c.drops.count = 0
+        cdef void *owner = droplist_pop(&self.c.drops)
+        while owner != NULL:
+            Py_DECREF(<object>owner)
+            owner = droplist_pop(&self.c.drops)
         return 0
 
     # ---------------------------------------------------------------- the end
@@ -525,7 +532,6 @@ cdef class Connection:
 
     def local_cids(self):
         """Our live connection IDs."""
-        cdef int i
         if self.c == NULL:
             return []
         return [(<const char *>self.c.local_cids[i].cid)[:self.c.cid_length]
@@ -547,8 +553,10 @@ cdef class Connection:
         if not copy:
             return
         # A private copy, opened in place: bytes(bytearray(...)) is never shared.
-        self.receive(<uint8_t *>PyBytes_AS_STRING(copy), <uint32_t>len(copy), 0, ecn, &a, &none, now_ns)
-        self.finish_batch(now_ns)
+        try:
+            self.receive(<uint8_t *>PyBytes_AS_STRING(copy), <uint32_t>len(copy), 0, ecn, &a, &none, now_ns)
+        finally:
+            self.finish_batch(now_ns)
 
     def datagrams_to_send(self, int64_t now_ns):
         """Datagrams that may leave now, as [(bytes, peer)]."""

@@ -8,10 +8,6 @@ from stoq.core.state cimport (
     CAUSE_LOCAL, CAUSE_PEER, CLOSE_CLOSING, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE, Conn, EV_CLOSED, REASON_MAX,
 )
 
-cdef enum:
-    CLOSE_PTOS = 3           # RFC 9000 §10.2: at least three times the PTO
-
-
 cdef void set_reason(Conn *c, const uint8_t *reason, size_t length) noexcept nogil:
     if length > REASON_MAX:
         length = REASON_MAX
@@ -39,7 +35,8 @@ cdef void close_start(Conn *c, uint64_t code, uint64_t frame_type, bint applicat
     c.close.frame_type = frame_type
     c.close.send_due = 1
     c.close.answer_at = 1
-    c.close.deadline = now + CLOSE_PTOS * recovery_pto(c, 1)
+    # The three probe timeouts begin when CONNECTION_CLOSE can first leave: close_begins.
+    c.close.deadline = 0
     set_reason(c, reason, reason_length)
     stop_timers(c)
     event_push(c, EV_CLOSED, NULL, 0, 0)
@@ -50,6 +47,8 @@ cdef void close_by_peer(Conn *c, const Frame *f, int64_t now) noexcept nogil:
         # Both sides know: nothing is left to say (RFC 9000 §10.2.2).
         c.close.state = CLOSE_DRAINING
         c.close.send_due = 0
+        if c.close.deadline == 0:
+            c.close.deadline = now + CLOSE_PTOS * recovery_pto(c, 1)
         return
     if c.close.state != CLOSE_NONE:
         return
@@ -81,3 +80,8 @@ cdef void close_heard(Conn *c) noexcept nogil:
     if c.close.state == CLOSE_CLOSING and c.close.heard >= c.close.answer_at:
         c.close.answer_at *= 2
         c.close.send_due = 1
+
+
+cdef void close_begins(Conn *c, int64_t now) noexcept nogil:
+    if c.close.state == CLOSE_CLOSING and c.close.deadline == 0:
+        c.close.deadline = now + CLOSE_PTOS * recovery_pto(c, 1)

@@ -5,15 +5,16 @@ from libc.string cimport memcpy, memset
 from stoq.wire.batch cimport Address, SendBatch
 from stoq.crypto.aead cimport AeadBackend, aead_key_clear
 from stoq.core.cc cimport CcOps, cc_find
-from stoq.core.closing cimport close_silently, close_start
-from stoq.core.events cimport events_clear
+from stoq.core.closing cimport CLOSE_PTOS, close_silently, close_start, idle_restart
+from stoq.core.events cimport event_pop, events_clear
 from stoq.core.handshake cimport (
     handshake_complete, handshake_initial_keys, handshake_install_key,
 )
 from stoq.core.knobs cimport knobs_defaults
 from stoq.core.packer cimport packer_send
+from stoq.core.recvbuf cimport recvbuf_detach
 from stoq.core.receive cimport receive_walk
-from stoq.core.recovery cimport recovery_pto, recovery_set_timer, recovery_timeout
+from stoq.core.recovery cimport recovery_discard, recovery_pto, recovery_timeout
 from stoq.core.sendbuf cimport droplist_clear, droplist_init
 from stoq.core.sentlog cimport sentlog_clear, slab_clear, slab_init
 from stoq.core.sidestream cimport side_clear, side_init, side_write
@@ -21,10 +22,10 @@ from stoq.core.rangeset cimport rangeset_clear, rangeset_init
 from stoq.core.sources cimport default_sources
 from stoq.core.state cimport (
     CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CLOSE_CLOSING, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE, CRYPTO_CAP_HANDSHAKE,
-    Conn, EPOCH_HANDSHAKE, EPOCH_INITIAL, EPOCH_ONE_RTT, MIN_DATAGRAM, Path, PeerParams, SKIPPED_REMEMBERED, SPACE_APP,
-    SPACE_HANDSHAKE, SPACE_INITIAL, Space,
+    Conn, EPOCH_HANDSHAKE, EPOCH_INITIAL, EPOCH_ONE_RTT, EV_STREAM_GONE, Event, MIN_DATAGRAM, Path, PeerParams, SKIPPED_REMEMBERED, SPACE_APP,
+    SPACE_HANDSHAKE, SPACE_INITIAL, STREAM_GONE_TOLD, STREAM_IN_CONTROL, Space, Stream,
 )
-from stoq.core.streams cimport streams_apply_params, streams_clear
+from stoq.core.streams cimport stream_maybe_free, stream_pop_readable, streams_apply_params, streams_clear
 
 cdef enum:
     FIRST_SKIP = 16              # the first number left out comes within so many packets
@@ -78,6 +79,7 @@ cdef Conn *core_new(bint is_client, uint32_t version, const AeadBackend *backend
     c.recv_window = c.knobs.receive_window
     c.recv_limit = c.recv_window
     c.recv_tuned = now
+    c.stream_promise = c.knobs.stream_window
     c.path.mtu = MIN_DATAGRAM
     c.path.mtu_target = MIN_DATAGRAM
     # A client chose its server's address itself (RFC 9000 §8.1).
@@ -93,7 +95,27 @@ cdef Conn *core_new(bint is_client, uint32_t version, const AeadBackend *backend
 
 
 cdef void core_abandon(Conn *c) noexcept nogil:
+    cdef Stream *s
+    cdef Event e
     cdef int i
+    # Streams that are over live on only through frame records, queues and events: let go of each, so that none leaks.
+    for i in range(3):
+        recovery_discard(c, i)
+    while c.control_head != NULL:
+        s = c.control_head
+        c.control_head = s.control_next
+        s.flags &= ~<uint32_t>STREAM_IN_CONTROL
+        stream_maybe_free(c, s)
+    c.control_tail = NULL
+    while True:
+        s = stream_pop_readable(c)
+        if s == NULL:
+            break
+        stream_maybe_free(c, s)
+    while event_pop(c, &e):
+        if e.type == EV_STREAM_GONE:
+            e.stream.flags |= STREAM_GONE_TOLD
+            stream_maybe_free(c, e.stream)
     streams_clear(c)
     for i in range(3):
         side_clear(&c.spaces[i].crypto, &c.drops)
@@ -166,6 +188,16 @@ cdef int core_resume(Conn *c, int64_t now) noexcept nogil:
 
 
 cdef void core_batch_end(Conn *c) noexcept nogil:
+    cdef Stream *s = c.read_head
+    cdef int i
+    # Nobody took these (a callback raised): the transport is about to reuse the memory they lie in.
+    while s != NULL:
+        if recvbuf_detach(&s.recv):
+            c.error = 1
+        s = s.read_next
+    for i in range(3):
+        if c.spaces[i].crypto.recv.pending and not c.spaces[i].discarded and recvbuf_detach(&c.spaces[i].crypto.recv):
+            c.error = 1
     c.ext_in_count = 0
     c.ext_notice_count = 0
 
@@ -174,6 +206,9 @@ cdef int core_send(Conn *c, SendBatch *batch, int64_t now) noexcept nogil:
     if c.close.state == CLOSE_DRAINING or c.close.state == CLOSE_DONE:
         return 0
     c.now = now
+    if c.close.state == CLOSE_CLOSING and c.close.send_due and c.close.heard == 0:
+        # The closing period begins when the peer can first hear of it: an application closes between two batches.
+        c.close.deadline = now + CLOSE_PTOS * recovery_pto(c, 1)
     take_knobs(c)
     return packer_send(c, batch, now)
 
@@ -199,7 +234,7 @@ cdef void core_timer(Conn *c, int64_t now) noexcept nogil:
     cdef Space *sp = &c.spaces[SPACE_APP]
     c.now = now
     if c.close.state == CLOSE_CLOSING or c.close.state == CLOSE_DRAINING:
-        if c.close.deadline <= now:
+        if c.close.deadline and c.close.deadline <= now:
             close_silently(c, c.close.cause, now)
         return
     if c.close.state == CLOSE_DONE:
@@ -234,18 +269,14 @@ cdef int core_initial_keys(Conn *c, const uint8_t *dcid, size_t length) noexcept
 
 cdef void core_peer_params(Conn *c, const PeerParams *params) noexcept nogil:
     cdef int64_t idle = <int64_t>params.max_idle_timeout_ns
-    cdef int64_t least
     c.peer = params[0]
     c.peer_known = 1
     streams_apply_params(c)
-    # RFC 9000 §10.1: the smaller of both, and not less than three probe timeouts.
+    # RFC 9000 §10.1: the smaller of both.
     if idle and (c.idle_timeout == 0 or idle < c.idle_timeout):
         c.idle_timeout = idle
-    if c.idle_timeout:
-        least = 3 * recovery_pto(c, 1) if c.path.srtt else 0
-        if c.idle_timeout < least:
-            c.idle_timeout = least
-        c.idle_deadline = c.now + c.idle_timeout
+    c.idle_least = 3 * recovery_pto(c, 1)
+    idle_restart(c, c.now)
     apply_mtu(c)
 
 

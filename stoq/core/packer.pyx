@@ -10,10 +10,11 @@ from stoq.wire.packet_number cimport pn_length, pn_put
 from stoq.wire.varint cimport varint_put2
 from stoq.crypto.aead cimport AEAD_BATCH_MAX, AEAD_TAG, AeadJob, HP_SAMPLE
 from stoq.core.acks cimport ack_source_pending
+from stoq.core.closing cimport idle_restart
 from stoq.core.handshake cimport handshake_discard
 from stoq.core.pacer cimport pacer_refill, pacer_spend, pacer_when
 from stoq.core.record cimport record_frame
-from stoq.core.recovery cimport recovery_sent, recovery_set_timer
+from stoq.core.recovery cimport recovery_probe_data, recovery_sent, recovery_set_timer
 from stoq.core.sentlog cimport (
     FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_PROBE, sentlog_at, sentlog_reserve,
 )
@@ -169,8 +170,7 @@ cdef void finish(Conn *c, PacketBuild *b, Train *train, int64_t now) noexcept no
     if b.flags & SENT_ACK_ELICITING and not c.idle_sent:
         # RFC 9000 §10.1: the first ack-eliciting packet since the last receipt restarts it too.
         c.idle_sent = 1
-        if c.idle_timeout:
-            c.idle_deadline = now + c.idle_timeout
+        idle_restart(c, now)
     c.stats.packets_sent += 1
 
 
@@ -252,6 +252,8 @@ cdef int build_handshake(Conn *c, uint8_t *p, size_t room, uint32_t *size, int64
         if not space_can_send(c, space) or left < SMALLEST_LONG:
             continue
         probe = c.spaces[space].probes != 0
+        if probe and not space_has_data(c, space, now):
+            recovery_probe_data(c, space)
         data = probe or (open_ and space_has_data(c, space, now))
         if not data and not ack_source_pending(c, space, now):
             continue
@@ -302,12 +304,14 @@ cdef int build_short(Conn *c, uint8_t *p, size_t room, Train *train, uint32_t *s
     cdef bint probe = sp.probes != 0
     cdef bint data = space_has_data(c, SPACE_APP, now)
     size[0] = 0
+    if probe and not data:
+        recovery_probe_data(c, SPACE_APP)
     if not probe:
         if data:
             limit[0] = may_send_data(c, room, now)
             data = limit[0] == LIMIT_NONE
         else:
-            limit[0] = LIMIT_APP
+            limit[0] = LIMIT_FLOW if c.flow_blocked else LIMIT_APP
         if not data and not ack_source_pending(c, SPACE_APP, now):
             return 0
     if not begin(c, &b, SPACE_APP, p, room, probe):
@@ -465,7 +469,8 @@ cdef int fill_entry(Conn *c, SendBatch *batch, uint32_t entry, int64_t now) noex
                 return -1
             if size == 0:
                 note_limit(c, limit, now)
-                if limit == LIMIT_APP and c.path.in_flight < c.path.cc.cwnd:
+                # As the rate sampler sees it, a sender without credit has nothing to send either.
+                if (limit == LIMIT_APP or limit == LIMIT_FLOW) and c.path.in_flight < c.path.cc.cwnd:
                     c.path.app_limited_until = c.path.delivered + c.path.in_flight + 1
                 if limit == LIMIT_PACING:
                     c.pace_until = pacer_when(&c.path.pacer, now)

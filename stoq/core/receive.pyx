@@ -8,7 +8,7 @@ from stoq.wire.packet_number cimport pn_decode
 from stoq.crypto.aead cimport AEAD_BATCH_MAX, AEAD_TAG, AeadJob, HP_SAMPLE
 from stoq.core.acks cimport ack_is_duplicate, ack_record
 from stoq.core.cids cimport cid_is_reset, cid_local, cid_set_remote
-from stoq.core.closing cimport close_heard, close_silently, close_start
+from stoq.core.closing cimport close_heard, close_silently, close_start, idle_restart
 from stoq.core.dispatch cimport dispatch_payload
 from stoq.core.events cimport event_push
 from stoq.core.handshake cimport handshake_discard, handshake_on_retry, handshake_on_versions
@@ -37,8 +37,7 @@ cdef inline uint64_t read_pn(const uint8_t *p, uint32_t length) noexcept nogil:
 
 cdef inline void touch_idle(Conn *c, int64_t now) noexcept nogil:
     # RFC 9000 §10.1: restarts with each packet that was processed.
-    if c.idle_timeout:
-        c.idle_deadline = now + c.idle_timeout
+    idle_restart(c, now)
     c.idle_sent = 0
 
 

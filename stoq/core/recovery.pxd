@@ -15,6 +15,8 @@ cdef int recovery_sent(Conn *c, PacketBuild *b, uint32_t size, int64_t now) noex
 # A parsed ACK frame: 0, or the transport error to close with.
 cdef uint64_t recovery_acked(Conn *c, int space, const Frame *f, int64_t now) noexcept nogil
 cdef void recovery_set_timer(Conn *c, int64_t now) noexcept nogil
+# Put something worth repeating into the next probe of a space.
+cdef void recovery_probe_data(Conn *c, int space) noexcept nogil
 cdef void recovery_timeout(Conn *c, int64_t now) noexcept nogil
 # Forget a space: its keys are gone (RFC 9002 §6.4).
 cdef void recovery_discard(Conn *c, int space) noexcept nogil

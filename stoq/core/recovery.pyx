@@ -88,6 +88,7 @@ cdef inline void update_rtt(Conn *c, int space, int64_t sample, int64_t ack_dela
         path.min_rtt = sample
         path.srtt = sample
         path.rttvar = sample // 2
+        path.first_sample_time = c.now
         return
     if sample < path.min_rtt:
         path.min_rtt = sample
@@ -177,14 +178,17 @@ cdef void detect_lost(Conn *c, int space, int64_t now) noexcept nogil:
             sample.largest_lost_sent_time = rec.time
         if rec.flags & SENT_ACK_ELICITING:
             sp.eliciting_in_flight -= 1
-            if run_first < 0:
+            # RFC 9002 §7.6.2: only what was sent after the first RTT sample counts.
+            if rec.time <= path.first_sample_time:
+                run_first = -1
+            elif run_first < 0:
                 run_first = rec.time
             elif rec.time - run_first > run_longest:
                 run_longest = rec.time - run_first
         release_frames(c, rec, 0, now)
     if sample.lost_bytes == 0:
         return
-    # RFC 9002 §7.6.2: a run of lost packets that spans three probe timeouts, once there is an RTT sample.
+    # RFC 9002 §7.6.1: a run of lost packets that spans three probe timeouts.
     if path.srtt and run_longest > PERSISTENT_THRESHOLD * recovery_pto(c, 1):
         sample.persistent = 1
         c.stats.persistent_congestions += 1
@@ -259,6 +263,7 @@ cdef uint64_t recovery_acked(Conn *c, int space, const Frame *f, int64_t now) no
             ack_delay = <int64_t>(f.value2 if f.value2 < <uint64_t>1 << 31 else <uint64_t>1 << 31)
             ack_delay = (ack_delay << c.peer.ack_delay_exponent) * 1000
         update_rtt(c, space, now - newest_time, ack_delay)
+        c.idle_least = 3 * recovery_pto(c, 1)
         sample.rtt_ns = path.latest_rtt
     # Delivery rate over the longer of the send and the acknowledgement interval.
     span = newest_time - newest_first_sent
@@ -295,6 +300,12 @@ cdef uint64_t recovery_acked(Conn *c, int space, const Frame *f, int64_t now) no
     return 0
 
 
+cdef inline bint crypto_waits(const Space *sp) noexcept nogil:
+    """CRYPTO bytes were sent before, are lost, and could not leave again: the window is shut by packets that the peer
+    cannot read yet. They need the probe timeout too, or the handshake stands still."""
+    return sp.has_tx and sp.crypto.send.lost.count != 0 and sp.last_eliciting_time != 0
+
+
 cdef inline int64_t pto_deadline(const Conn *c, int *space) noexcept nogil:
     """Earliest probe timeout over the spaces (RFC 9002 §6.2.1), 0: none."""
     cdef uint32_t shift = c.pto_count if c.pto_count < PTO_EXPONENT_MAX else PTO_EXPONENT_MAX
@@ -304,7 +315,7 @@ cdef inline int64_t pto_deadline(const Conn *c, int *space) noexcept nogil:
     cdef const Space *sp
     for i in range(3):
         sp = &c.spaces[i]
-        if sp.discarded or sp.eliciting_in_flight == 0:
+        if sp.discarded or (sp.eliciting_in_flight == 0 and not crypto_waits(sp)):
             continue
         if i == SPACE_APP and c.handshake == 0:
             continue             # §6.2.1: not before the handshake is complete
@@ -347,28 +358,28 @@ cdef void recovery_set_timer(Conn *c, int64_t now) noexcept nogil:
     c.loss_deadline = best
 
 
-cdef void resend_oldest(Conn *c, Space *sp, int count) noexcept nogil:
-    """Queue the frames of the oldest outstanding packets again: probes carry data (RFC 9002 §6.2.4)."""
+cdef void recovery_probe_data(Conn *c, int space) noexcept nogil:
+    """Queue the frames of the oldest outstanding packet again: a probe carries data (RFC 9002 §6.2.4)."""
+    cdef Space *sp = &c.spaces[space]
     cdef uint64_t pn
     cdef SentPacket *rec
     cdef uint32_t i
     for pn in range(sp.sent.base, sp.sent.next):
         rec = sentlog_at(&sp.sent, pn)
-        if rec.state != SENT_OUTSTANDING or not rec.flags & SENT_ACK_ELICITING:
+        if rec.state != SENT_OUTSTANDING or not rec.flags & SENT_ACK_ELICITING or rec.flags & SENT_MTU_PROBE:
             continue
         i = rec.frames
         while i:
             c.sources.rows[c.slab.items[i].source].lost(c, &c.slab.items[i])
             i = c.slab.items[i].next
-        count -= 1
-        if count == 0:
-            return
+        return
 
 
 cdef void recovery_timeout(Conn *c, int64_t now) noexcept nogil:
     cdef int i
     cdef int space = -1
     cdef bint lost = 0
+    cdef Space *sp
     for i in range(3):
         if c.spaces[i].loss_time and c.spaces[i].loss_time <= now and not c.spaces[i].discarded:
             detect_lost(c, i, now)
@@ -382,11 +393,17 @@ cdef void recovery_timeout(Conn *c, int64_t now) noexcept nogil:
             c.spaces[space].last_eliciting_time = now
         else:
             c.spaces[space].probes = 2
-            resend_oldest(c, &c.spaces[space], 2)
-            # §6.2.4: what other handshake spaces have outstanding goes along.
-            if space == SPACE_INITIAL and c.spaces[SPACE_HANDSHAKE].eliciting_in_flight:
-                c.spaces[SPACE_HANDSHAKE].probes = 1
-                resend_oldest(c, &c.spaces[SPACE_HANDSHAKE], 1)
+            recovery_probe_data(c, space)
+            # §6.2.4: the other handshake space may be what the peer waits for, and rides along.
+            for i in range(SPACE_APP):
+                sp = &c.spaces[i]
+                if i != space and not sp.discarded and sp.has_tx and (
+                        sp.eliciting_in_flight or sp.crypto.send.lost.count):
+                    sp.probes = 1
+                    recovery_probe_data(c, i)
+            # So that the next deadline counts from here even if no probe can leave.
+            if c.spaces[space].eliciting_in_flight == 0:
+                c.spaces[space].last_eliciting_time = now
         c.pto_count += 1
         c.stats.ptos += 1
         if c.pto_count == BLACK_HOLE_PTOS and c.path.mtu > MIN_DATAGRAM:

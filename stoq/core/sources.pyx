@@ -21,7 +21,9 @@ from stoq.core.state cimport (
     STREAM_FIN_READ, STREAM_IN_CONTROL, STREAM_MAX_DUE, STREAM_RESET_ACKED, STREAM_RESET_DUE, STREAM_RESET_GOT,
     STREAM_STOP_DUE, STREAM_STOP_SENT, Source, SourceTable, Stream, StreamKind,
 )
-from stoq.core.streams cimport stream_check_done, stream_maybe_free, stream_push_control
+from stoq.core.streams cimport (
+    connection_grant, stream_check_done, stream_grant, stream_maybe_free, stream_push_control,
+)
 from stoq.core.streamsource cimport (
     stream_source_acked, stream_source_fill, stream_source_forget, stream_source_lost, stream_source_pending,
 )
@@ -120,7 +122,7 @@ cdef bint emit(Conn *c, PacketBuild *b, Frame *f, uint8_t kind, uint64_t cookie)
     return 1
 
 
-cdef bint fill_stream_control(Conn *c, PacketBuild *b, Stream *s) noexcept nogil:
+cdef bint fill_stream_control(Conn *c, PacketBuild *b, Stream *s, int64_t now) noexcept nogil:
     """All control frames that one stream owes; 0 when the packet is full."""
     cdef Frame f
     memset(&f, 0, sizeof(Frame))
@@ -143,7 +145,7 @@ cdef bint fill_stream_control(Conn *c, PacketBuild *b, Stream *s) noexcept nogil
         s.flags &= ~<uint32_t>STREAM_STOP_DUE
     if s.flags & STREAM_MAX_DUE:
         if s.flags & (STREAM_RESET_GOT | STREAM_FIN_READ | STREAM_STOP_SENT | STREAM_DONE) == 0:
-            s.recv_limit = s.recv_consumed + s.recv_window
+            stream_grant(c, s, now)
             f.type = FRAME_MAX_STREAM_DATA
             f.value = s.recv_limit
             if not emit(c, b, &f, KIND_MAX_STREAM_DATA, <uint64_t>s):
@@ -238,9 +240,9 @@ cdef int control_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
             c.path.challenge_due = 0
     if c.max_data_due:
         f.type = FRAME_MAX_DATA
-        f.value = c.recv_consumed + c.recv_window
+        connection_grant(c, now)
+        f.value = c.recv_limit
         if emit(c, b, &f, KIND_MAX_DATA, 0):
-            c.recv_limit = f.value
             c.max_data_due = 0
     if c.data_blocked_due:
         f.type = FRAME_DATA_BLOCKED
@@ -251,7 +253,7 @@ cdef int control_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
     fill_kinds(c, b)
     while c.control_head != NULL:
         s = c.control_head
-        if not fill_stream_control(c, b, s):
+        if not fill_stream_control(c, b, s, now):
             break
         c.control_head = s.control_next
         if c.control_head == NULL:

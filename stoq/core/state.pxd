@@ -94,6 +94,7 @@ cdef enum StreamFlag:
     STREAM_STOP_GOT = 0x40000        # the peer asked us to stop
     STREAM_GONE_TOLD = 0x80000       # the shell has forgotten it
     STREAM_SEND_ACKED = 0x100000     # everything incl. FIN was acknowledged
+    STREAM_FLOW_BLOCKED = 0x200000   # has bytes to send and no credit; counted in Conn.flow_blocked
 
 cdef struct Stream:
     uint64_t id
@@ -175,6 +176,7 @@ cdef struct Path:
     int64_t srtt                     # 0: no sample yet
     int64_t rttvar
     int64_t min_rtt
+    int64_t first_sample_time
     uint64_t in_flight               # bytes
     Cc cc
     Pacer pacer
@@ -356,6 +358,7 @@ cdef struct Conn:
     int64_t created
     int64_t now                      # of the batch under way
     int64_t idle_timeout             # effective, 0: none
+    int64_t idle_least               # three probe timeouts: no idle timeout is shorter (RFC 9000 §10.1)
     int64_t idle_deadline
     bint idle_sent                   # an ack-eliciting packet left since the last receipt (RFC 9000 §10.1)
     int64_t handshake_deadline       # 0: none
@@ -418,7 +421,9 @@ cdef struct Conn:
     uint64_t recv_consumed
     uint64_t recv_window
     int64_t recv_tuned
+    uint64_t stream_promise          # window of a new stream that our transport parameters announced
     uint64_t blocked_at
+    uint32_t flow_blocked            # streams that only flow control keeps from sending
     # control frames due
     bint max_data_due
     bint data_blocked_due

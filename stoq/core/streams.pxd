@@ -22,6 +22,11 @@ cdef void stream_wants_send(Conn *c, Stream *s) noexcept nogil
 cdef void stream_reset(Conn *c, Stream *s, uint64_t code) noexcept nogil
 cdef void stream_stop(Conn *c, Stream *s, uint64_t code) noexcept nogil
 cdef void stream_consumed(Conn *c, Stream *s, uint64_t length) noexcept nogil
+# Raise the limit that the next MAX_DATA or MAX_STREAM_DATA announces, and tune its window.
+cdef void connection_grant(Conn *c, int64_t now) noexcept nogil
+cdef void stream_grant(Conn *c, Stream *s, int64_t now) noexcept nogil
+# The stream has bytes to send and no credit.
+cdef void stream_blocked(Conn *c, Stream *s) noexcept nogil
 # The same for a stream that is gone already: connection-level credit only.
 cdef void streams_discarded(Conn *c, uint64_t length) noexcept nogil
 # The end of the receiving side was handed to the application (FIN or reset).

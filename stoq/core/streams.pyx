@@ -9,8 +9,8 @@ from stoq.core.recvbuf cimport recvbuf_clear, recvbuf_complete, recvbuf_init, re
 from stoq.core.sendbuf cimport sendbuf_clear, sendbuf_init
 from stoq.core.state cimport (
     Conn, EV_STREAMS_AVAILABLE, EV_STREAM_GONE, EV_STREAM_OPENED, EV_STREAM_RESET, EV_STREAM_STOPPED, STREAM_ANNOUNCED,
-    STREAM_CAN_RECV, STREAM_CAN_SEND, STREAM_DONE, STREAM_FIN_READ, STREAM_GONE_TOLD, STREAM_IN_CONTROL,
-    STREAM_IN_READ, STREAM_IN_SEND, STREAM_LOCAL, STREAM_MAX_DUE, STREAM_RESET_ACKED, STREAM_RESET_DUE,
+    STREAM_CAN_RECV, STREAM_CAN_SEND, STREAM_DONE, STREAM_FIN_READ, STREAM_FLOW_BLOCKED, STREAM_GONE_TOLD,
+    STREAM_IN_CONTROL, STREAM_IN_READ, STREAM_IN_SEND, STREAM_LOCAL, STREAM_MAX_DUE, STREAM_RESET_ACKED, STREAM_RESET_DUE,
     STREAM_RESET_GOT, STREAM_RESET_SENT, STREAM_SEND_ACKED, STREAM_STOP_DUE, STREAM_STOP_GOT, STREAM_STOP_SENT,
     Stream, StreamKind, StreamTable,
 )
@@ -133,6 +133,7 @@ cdef Stream *stream_pop_readable(Conn *c) noexcept nogil:
 cdef void stream_wants_send(Conn *c, Stream *s) noexcept nogil:
     if s.flags & (STREAM_IN_SEND | STREAM_RESET_SENT):
         return
+    stream_unblocked(c, s)
     s.flags |= STREAM_IN_SEND
     if c.send_head == NULL:
         s.send_next = s
@@ -144,6 +145,18 @@ cdef void stream_wants_send(Conn *c, Stream *s) noexcept nogil:
     s.send_prev = c.send_head.send_prev
     s.send_prev.send_next = s
     c.send_head.send_prev = s
+
+
+cdef void stream_blocked(Conn *c, Stream *s) noexcept nogil:
+    if not s.flags & STREAM_FLOW_BLOCKED:
+        s.flags |= STREAM_FLOW_BLOCKED
+        c.flow_blocked += 1
+
+
+cdef inline void stream_unblocked(Conn *c, Stream *s) noexcept nogil:
+    if s.flags & STREAM_FLOW_BLOCKED:
+        s.flags &= ~<uint32_t>STREAM_FLOW_BLOCKED
+        c.flow_blocked -= 1
 
 
 cdef void stream_leave_send(Conn *c, Stream *s) noexcept nogil:
@@ -177,7 +190,8 @@ cdef Stream *stream_make(Conn *c, uint64_t id, bint local) noexcept nogil:
     recvbuf_init(&s.recv)
     s.blocked_at = <uint64_t>UNKNOWN
     s.recv_window = c.knobs.stream_window
-    s.recv_limit = s.recv_window
+    # What the peer may send counts from what it was told, whatever the knob says by now.
+    s.recv_limit = c.stream_promise
     s.recv_tuned = c.now
     if id & 2 == 0:
         s.flags = STREAM_CAN_SEND | STREAM_CAN_RECV
@@ -230,6 +244,7 @@ cdef void stream_check_done(Conn *c, Stream *s) noexcept nogil:
     if s.flags & STREAM_CAN_RECV and not s.flags & (STREAM_FIN_READ | STREAM_RESET_GOT):
         return
     s.flags |= STREAM_DONE
+    stream_unblocked(c, s)
     stream_leave_send(c, s)
     table_remove(&c.table, s.id)
     if s.all_prev != NULL:
@@ -346,15 +361,9 @@ cdef inline uint64_t account(Conn *c, Stream *s, uint64_t end) noexcept nogil:
 
 cdef inline void connection_consumed(Conn *c, uint64_t length) noexcept nogil:
     c.recv_consumed += length
-    if (c.recv_consumed + c.recv_window - c.recv_limit) * 2 < c.recv_window:
-        return
-    if not c.max_data_due and c.path.srtt and c.now - c.recv_tuned < TUNE_ROUND_TRIPS * c.path.srtt:
-        c.recv_window = c.recv_window * 2
-        if c.recv_window > c.knobs.receive_window_max:
-            c.recv_window = c.knobs.receive_window_max
-    if not c.max_data_due:
-        c.recv_tuned = c.now
-    c.max_data_due = 1
+    # Half of the window is used up. (The limit is never below what was consumed.)
+    if (c.recv_limit - c.recv_consumed) * 2 <= c.recv_window:
+        c.max_data_due = 1
 
 
 cdef void stream_consumed(Conn *c, Stream *s, uint64_t length) noexcept nogil:
@@ -362,15 +371,35 @@ cdef void stream_consumed(Conn *c, Stream *s, uint64_t length) noexcept nogil:
     connection_consumed(c, length)
     if s.recv.final_size != <uint64_t>UNKNOWN or s.flags & (STREAM_STOP_SENT | STREAM_DONE):
         return
-    if (s.recv_consumed + s.recv_window - s.recv_limit) * 2 < s.recv_window or s.flags & STREAM_MAX_DUE:
-        return
-    if c.path.srtt and c.now - s.recv_tuned < TUNE_ROUND_TRIPS * c.path.srtt:
-        s.recv_window = s.recv_window * 2
-        if s.recv_window > c.knobs.stream_window_max:
-            s.recv_window = c.knobs.stream_window_max
-    s.recv_tuned = c.now
-    s.flags |= STREAM_MAX_DUE
-    stream_push_control(c, s)
+    if (s.recv_limit - s.recv_consumed) * 2 <= s.recv_window and not s.flags & STREAM_MAX_DUE:
+        s.flags |= STREAM_MAX_DUE
+        stream_push_control(c, s)
+
+
+cdef inline uint64_t tuned(uint64_t window, uint64_t most, int64_t since, const Conn *c, int64_t now) noexcept nogil:
+    """A window of which half was used up within two round trips was too small."""
+    if c.path.srtt == 0 or now - since >= TUNE_ROUND_TRIPS * c.path.srtt:
+        return window
+    window *= 2
+    return window if window < most else most
+
+
+cdef void connection_grant(Conn *c, int64_t now) noexcept nogil:
+    # Here and not when the application reads: it may read long after the last batch, and has no clock.
+    if (c.recv_limit - c.recv_consumed) * 2 <= c.recv_window:
+        c.recv_window = tuned(c.recv_window, c.knobs.receive_window_max, c.recv_tuned, c, now)
+        c.recv_tuned = now
+    # A limit is never taken back, also when the knobs have shrunk.
+    if c.recv_consumed + c.recv_window > c.recv_limit:
+        c.recv_limit = c.recv_consumed + c.recv_window
+
+
+cdef void stream_grant(Conn *c, Stream *s, int64_t now) noexcept nogil:
+    if (s.recv_limit - s.recv_consumed) * 2 <= s.recv_window:
+        s.recv_window = tuned(s.recv_window, c.knobs.stream_window_max, s.recv_tuned, c, now)
+        s.recv_tuned = now
+    if s.recv_consumed + s.recv_window > s.recv_limit:
+        s.recv_limit = s.recv_consumed + s.recv_window
 
 
 cdef void streams_discarded(Conn *c, uint64_t length) noexcept nogil:
@@ -511,6 +540,7 @@ cdef void stream_reset(Conn *c, Stream *s, uint64_t code) noexcept nogil:
         return
     s.reset_code = code
     s.reset_size = s.send.next
+    stream_unblocked(c, s)
     stream_leave_send(c, s)
     sendbuf_clear(&s.send, &c.drops)
     s.flags |= STREAM_RESET_SENT | STREAM_RESET_DUE

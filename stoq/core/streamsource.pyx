@@ -11,7 +11,7 @@ from stoq.core.state cimport (
     STREAM_DONE, STREAM_RESET_SENT, STREAM_SEND_ACKED, STREAM_WANT_WRITABLE, Stream,
 )
 from stoq.core.streams cimport (
-    stream_check_done, stream_leave_send, stream_maybe_free, stream_push_control, stream_wants_send,
+    stream_blocked, stream_check_done, stream_leave_send, stream_maybe_free, stream_push_control, stream_wants_send,
 )
 
 cdef enum:
@@ -27,6 +27,7 @@ cdef void note_blocked(Conn *c, Stream *s) noexcept nogil:
     """A stream has bytes that flow control holds back: say so once per limit (RFC 9000 §4.1)."""
     if s.send.next >= s.send.end:
         return
+    stream_blocked(c, s)
     if s.send.next >= s.send_limit:
         if s.blocked_at != s.send_limit:
             s.blocked_at = s.send_limit

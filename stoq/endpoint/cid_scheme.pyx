@@ -17,7 +17,7 @@ cdef class CidScheme:
     """Base of the schemes. One scheme may serve several endpoints (workers) of one server.
 
     length: of every ID, one per endpoint, since short headers do not carry it (RFC 9000 §17.3.1).
-    epoch: any value; when it changes, endpoint.reissue() gives every connection new IDs and retires the old ones.
+    epoch: any value; it changes when IDs that were made before should be replaced (re-issue comes with migration).
     """
 
     def __init__(self, int length):

@@ -9,7 +9,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from stoq.core.cids cimport cid_is_reset
 from stoq.core.state cimport MIN_DATAGRAM
 from stoq.endpoint.admission cimport ADMIT_ACCEPT, ADMIT_REFUSE, ADMIT_RETRY, InitialInfo
-from stoq.endpoint.cidmap cimport CIDMAP_ID_MAX
+from stoq.endpoint.destination cimport destination
 from stoq.endpoint.outbox cimport Outbox
 from stoq.endpoint.replies cimport REPLY_ROOM, put_refusal, put_retry, put_stateless_reset
 from stoq.endpoint.session cimport Driver, Session
@@ -38,21 +38,6 @@ cdef enum:
 
 cdef uint32_t[1] VERSIONS
 VERSIONS[0] = QUIC_V1
-
-
-cdef inline bint destination(const uint8_t *p, uint32_t size, size_t short_length, const uint8_t **cid, size_t *length) noexcept nogil:
-    """Destination ID of a datagram's first packet; False when it has none that could be ours."""
-    if size == 0:
-        return False
-    if p[0] & 0x80:
-        if size < 7:
-            return False
-        length[0] = p[5]
-        cid[0] = p + 6
-        return length[0] <= CIDMAP_ID_MAX and 6 + length[0] <= size
-    length[0] = short_length
-    cid[0] = p + 1
-    return 1 + short_length <= size
 
 
 cdef class Endpoint:
@@ -594,10 +579,6 @@ cdef class Endpoint:
         """Take no new connections; those that exist go on."""
         self.check_owner()
         self.draining = True
-
-    def reissue(self):
-        """Give every connection new IDs from the scheme (its epoch changed). Not there yet in the core."""
-        raise NotImplementedError("Retire Prior To comes with migration")
 
     def close(self, error_code=0, reason="", application=True):
         """Close every connection and take no new ones. They linger until terminated (three PTO), then when_empty()."""

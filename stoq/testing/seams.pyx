@@ -1,7 +1,7 @@
 """Seams and insides of the core, reachable from tests. No program needs this module.
 
-Objects that hook into a connection (`DigestMeter`, `CookieSource`, `Channel`, `FrameTap`) are to be kept as long as
-the connection is used.
+Objects that hook into a connection (`DigestMeter`, `CookieSource`, `Channel`, `FrameTap`) let go of it when they are
+deleted.
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -26,7 +26,7 @@ from stoq.core.sentlog cimport (
 from stoq.core.sidestream cimport SideStream, side_clear, side_init, side_push, side_write
 from stoq.core.sources cimport default_sources
 from stoq.core.state cimport (
-    Conn, ExtFrame, ExtOut, ExtRow, ExtTable, PacketBuild, SOURCES_MAX, SPACE_APP, Source, SourceTable, Space,
+    Conn, ExtFrame, ExtOut, ExtRow, ExtTable, PacketBuild, SOURCE_PING, SOURCES_MAX, SPACE_APP, Source, SourceTable, Space,
 )
 from stoq.connection.address cimport fill_address
 from stoq.connection.connection cimport Connection
@@ -217,6 +217,7 @@ cdef void digest_hook(void *context, bint sending, AeadJob *jobs, uint32_t n) no
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class DigestMeter:
     """Hangs on a connection's digest hook (`Hooks.digest`) and sums up what goes by."""
     cdef Connection connection
@@ -228,6 +229,10 @@ cdef class DigestMeter:
         memset(&self.d, 0, sizeof(Digest))
         c.hooks.digest = digest_hook
         c.hooks.digest_context = &self.d
+
+    def __dealloc__(self):
+        if self.connection is not None and self.connection.c != NULL:
+            self.connection.c.hooks.digest = NULL
 
     cdef dict side(self, int sending):
         return {"calls": self.d.calls[sending], "packets": self.d.packets[sending], "bytes": self.d.bytes[sending],
@@ -339,6 +344,31 @@ cdef void extra_forget(Conn *c, const FrameRec *r) noexcept nogil:
     (<Extra *>state_of(c)).forgotten += 1
 
 
+cdef void extra_free(Connection connection, Extra *x):
+    """Off the connection: what is still on its books becomes a PING's record, which asks for nothing."""
+    cdef Conn *c
+    cdef Space *sp
+    cdef uint64_t pn
+    cdef uint32_t i
+    if connection is not None and connection.c != NULL:
+        c = connection.c
+        sp = &c.spaces[SPACE_APP]
+        for pn in range(sp.sent.base, sp.sent.next):
+            if sentlog_at(&sp.sent, pn).state != SENT_OUTSTANDING:
+                continue
+            i = sentlog_at(&sp.sent, pn).frames
+            while i:
+                if c.slab.items[i].source == x.index:
+                    c.slab.items[i].source = SOURCE_PING
+                    c.slab.items[i].cookie = 0
+                i = c.slab.items[i].next
+        c.sources = default_sources()
+    unhook(x)
+    side_clear(&x.side, &x.drops)
+    droplist_clear(&x.drops)
+    free(x)
+
+
 cdef Extra *extra_new(Conn *c, const char *name) except NULL:
     cdef Extra *x = <Extra *>calloc(1, sizeof(Extra))
     cdef const SourceTable *base = default_sources()
@@ -356,6 +386,8 @@ cdef Extra *extra_new(Conn *c, const char *name) except NULL:
     x.row.name = name
     x.row.epochs = EPOCH_1
     x.row.forget = extra_forget
+    droplist_init(&x.drops)
+    side_init(&x.side, 3, CHANNEL_CAP)
     try:
         hook(c, x)
     except ValueError:
@@ -365,6 +397,7 @@ cdef Extra *extra_new(Conn *c, const char *name) except NULL:
 
 
 @cython.final
+@cython.no_gc_clear      # the connection must still be there when this goes
 cdef class CookieSource:
     """A send source of its own: sends one frame for each queued 64-bit cookie and keeps the notices."""
     cdef Connection connection
@@ -386,8 +419,7 @@ cdef class CookieSource:
 
     def __dealloc__(self):
         if self.x != NULL:
-            unhook(self.x)
-            free(self.x)
+            extra_free(self.connection, self.x)
 
     def queue(self, uint64_t cookie):
         if self.x.waiting_count == NOTICES_MAX:
@@ -432,6 +464,7 @@ cdef int parse_data(Cursor *at, Frame *f) noexcept nogil:
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class FrameTap:
     """Extension frames at a connection: two rows, of which bit 0 and 1 of `negotiated` say whether they are agreed.
 
@@ -556,6 +589,7 @@ cdef void channel_lost(Conn *c, const FrameRec *r) noexcept nogil:
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class Channel:
     """A reliable ordered channel of an extension: a SideStream, a send source and an extension frame."""
     cdef Connection connection
@@ -569,8 +603,6 @@ cdef class Channel:
         self.connection = tap.connection
         self.received = b""
         self.x.type = tap.rows[1].type
-        droplist_init(&self.x.drops)
-        side_init(&self.x.side, 3, CHANNEL_CAP)
         self.x.row.pending = channel_pending
         self.x.row.fill = channel_fill
         self.x.row.acked = channel_acked
@@ -580,10 +612,7 @@ cdef class Channel:
 
     def __dealloc__(self):
         if self.x != NULL:
-            unhook(self.x)
-            side_clear(&self.x.side, &self.x.drops)
-            droplist_clear(&self.x.drops)
-            free(self.x)
+            extra_free(self.connection, self.x)
 
     cdef int push(self, uint64_t offset, const uint8_t *p, uint32_t length) except -1:
         cdef int rc = side_push(&self.x.side, offset, p, length)

@@ -40,7 +40,7 @@ def stub_names(text: str) -> set[str]:
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             if ast.unparse(node.annotation).rpartition(".")[2] != "TypeAlias":  # for type checkers alone
                 names.add(node.target.id)
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign) and not isinstance(node.value, (ast.Subscript, ast.BinOp)):  # a type alias
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return {name for name in names if not name.startswith("_")}
 
@@ -97,7 +97,9 @@ def test_what_is_missing_is_seen() -> None:
     assert cython_python_imports("from stoq.wire.header cimport A\nfrom stoq.wire.varint import b\n") == {
         "stoq.wire.varint"
     }
-    assert stub_names("X: int\nA: TypeAlias = int\ndef f() -> None: ...\nclass C: ...\n_y: int\n") == {"X", "f", "C"}
+    assert stub_names(
+        "X: int\nA: TypeAlias = int\nB = tuple[str, int]\ndef f() -> None: ...\nclass C: ...\n_y: int\n"
+    ) == {"X", "f", "C"}
     module = type(ast)("sample")
     module.f = stub_names  # type: ignore[attr-defined]
     assert own_names(module) == set()
