@@ -285,6 +285,7 @@ cdef class Connection:
             elif e.type == EV_CLOSED:
                 self.told_closed()
             elif e.type == EV_CID_RETIRED:
+                c.local_cids[e.stream_id].retired = 0
                 self.emit("cid_retired", (<const char *>c.local_cids[e.stream_id].cid)[:c.cid_length])
             elif e.type == EV_NEW_TOKEN:
                 if c.new_token != NULL:
@@ -317,7 +318,9 @@ cdef class Connection:
                 return 0
             if s.user == NULL:
                 # Its factory raised: the connection is about to close.
-                recvbuf_detach(&s.recv)
+                if recvbuf_detach(&s.recv):
+                    c.error = 1
+                stream_maybe_free(c, s)
                 continue
             if s.flags & (STREAM_FIN_READ | STREAM_STOP_SENT | STREAM_RESET_GOT):
                 stream_maybe_free(c, s)
@@ -332,7 +335,8 @@ cdef class Connection:
             if fin:
                 stream_read_end(c, s)
             handle.on_data(data, fin)
-            if self.listener is None:
+            if self.listener is None and not handle.data_told:
+                handle.data_told = True
                 self.event_list.append(("stream_data", handle))
 
     cdef int drain_drops(self) except -1:
@@ -472,8 +476,13 @@ cdef class Connection:
 
     def events(self):
         """Events since the last call as (name, value) tuples, when there is no listener."""
+        cdef StreamHandle handle
         events = self.event_list
         self.event_list = []
+        for name, value in events:
+            if name == "stream_data":
+                handle = value
+                handle.data_told = False
         return events
 
     @property

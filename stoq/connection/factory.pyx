@@ -63,6 +63,7 @@ cdef Connection make(object configuration, bint is_client, object peer, object l
     self.c.knobs = self.c.knobs_next
     self.c.recv_window = self.c.knobs.receive_window
     self.c.recv_limit = self.c.recv_window
+    self.c.cids_promised = <unsigned int>configuration.active_connection_id_limit
     self.c.stream_promise = self.c.knobs.stream_window
     self.c.kinds[0 if not is_client else 1].window = configuration.max_streams_bidi
     self.c.kinds[2 if not is_client else 3].window = configuration.max_streams_uni

@@ -17,6 +17,7 @@ cdef class StreamHandle:
     cdef bint fin_written
     cdef bint all_acked                  # everything written, FIN included, was acknowledged
     cdef bint over                       # the core has let go of it
+    cdef bint data_told                  # a stream_data event for it waits unread
 
     # Called by the connection after a batch (GIL held, never from inside the core). Overridable; call the base first.
     cdef int on_data(self, bytes data, bint fin) except -1       # data may be b"" with fin

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from stoq.wire.frames cimport FRAME_PING, frame_emit_ack
 from stoq.core.rangeset cimport (
-    Range, RangeSet, rangeset_add, rangeset_at, rangeset_contains, rangeset_last, rangeset_trim_low,
+    Range, RangeSet, rangeset_add, rangeset_at, rangeset_contains, rangeset_first, rangeset_trim_low,
 )
 from stoq.core.record cimport record_frame
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT
@@ -88,7 +88,7 @@ cdef int ack_source_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
         (sp.ect0 | sp.ect1 | sp.ce) != 0, sp.ect0, sp.ect1, sp.ce)
     if written == 0:
         return 0
-    r = record_frame(c, b, SOURCE_ACK, 0, sp.largest_received)
+    r = record_frame(c, b, SOURCE_ACK, <uint8_t>b.space, sp.largest_received)
     if r == NULL:
         return -1
     b.p += written
@@ -106,9 +106,9 @@ cdef int ack_source_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
 
 cdef void ack_source_acked(Conn *c, const FrameRec *r, int64_t now) noexcept nogil:
     # §13.2.4: the peer knows these; older gaps need no more mention.
-    cdef Space *sp = &c.spaces[SPACE_APP]
+    cdef Space *sp = &c.spaces[r.kind]
     cdef uint64_t dropped
-    if sp.received.count > RANGES_AFTER_ACK:
-        dropped = rangeset_trim_low(&sp.received, RANGES_AFTER_ACK)
+    while sp.received.count > RANGES_AFTER_ACK and rangeset_first(&sp.received).end <= r.cookie + 1:
+        dropped = rangeset_trim_low(&sp.received, sp.received.count - 1)
         if dropped > sp.forgotten:
             sp.forgotten = dropped

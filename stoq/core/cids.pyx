@@ -25,7 +25,7 @@ cdef LocalCid *cid_add_local(Conn *c, const uint8_t *cid, const uint8_t *token) 
     cdef LocalCid *slot
     for i in range(CIDS_MAX):
         slot = &c.local_cids[i]
-        if slot.active:
+        if slot.active or slot.retired:
             continue
         memset(slot, 0, sizeof(LocalCid))
         memcpy(slot.cid, cid, c.cid_length)
@@ -112,7 +112,7 @@ cdef uint64_t cid_on_new(Conn *c, const Frame *f) noexcept nogil:
         # The one in use keeps its bytes until another takes over below.
         if not slot.active and unused == NULL and slot != c.dcid:
             unused = slot
-    if active >= CIDS_MAX:
+    if active >= c.cids_promised:
         return CONNECTION_ID_LIMIT_ERROR
     if unused == NULL:
         unused = c.dcid
@@ -139,6 +139,7 @@ cdef uint64_t cid_on_retire(Conn *c, const Frame *f) noexcept nogil:
     for i in range(CIDS_MAX):
         if c.local_cids[i].active and c.local_cids[i].sequence == f.value:
             c.local_cids[i].active = 0
+            c.local_cids[i].retired = 1
             c.local_cids[i].due = 0
             event_push(c, EV_CID_RETIRED, NULL, i, f.value)
     return 0

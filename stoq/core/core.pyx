@@ -21,13 +21,14 @@ from stoq.core.sidestream cimport side_clear, side_init, side_write
 from stoq.core.rangeset cimport rangeset_clear, rangeset_init
 from stoq.core.sources cimport default_sources
 from stoq.core.state cimport (
-    CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CLOSE_CLOSING, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE, CRYPTO_CAP_HANDSHAKE,
+    CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CIDS_MAX, CLOSE_CLOSING, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE, CRYPTO_CAP_HANDSHAKE,
     Conn, EPOCH_HANDSHAKE, EPOCH_INITIAL, EPOCH_ONE_RTT, EV_STREAM_GONE, Event, MIN_DATAGRAM, Path, PeerParams, SKIPPED_REMEMBERED, SPACE_APP,
     SPACE_HANDSHAKE, SPACE_INITIAL, STREAM_GONE_TOLD, STREAM_IN_CONTROL, Space, Stream,
 )
 from stoq.core.streams cimport stream_maybe_free, stream_pop_readable, streams_apply_params, streams_clear
 
 cdef enum:
+    CONNECTION_REFUSED = 0x02
     FIRST_SKIP = 16              # the first number left out comes within so many packets
 
 
@@ -50,6 +51,7 @@ cdef Conn *core_new(bint is_client, uint32_t version, const AeadBackend *backend
     c.version = version
     c.backend = backend
     c.cid_length = cid_length
+    c.cids_promised = CIDS_MAX
     c.created = now
     c.now = now
     # xorshift must not start at zero.
@@ -152,6 +154,8 @@ cdef inline void take_knobs(Conn *c) noexcept nogil:
     c.knobs = c.knobs_next
     c.knobs_dirty = 0
     apply_mtu(c)
+    if c.close.state == CLOSE_NONE:
+        keep_alive(c, c.now)
 
 
 cdef void apply_mtu(Conn *c) noexcept nogil:
@@ -206,7 +210,7 @@ cdef int core_send(Conn *c, SendBatch *batch, int64_t now) noexcept nogil:
     if c.close.state == CLOSE_DRAINING or c.close.state == CLOSE_DONE:
         return 0
     c.now = now
-    if c.close.state == CLOSE_CLOSING and c.close.send_due and c.close.heard == 0:
+    if c.close.state == CLOSE_CLOSING and c.close.deadline == 0:
         # The closing period begins when the peer can first hear of it: an application closes between two batches.
         c.close.deadline = now + CLOSE_PTOS * recovery_pto(c, 1)
     take_knobs(c)
@@ -230,6 +234,20 @@ cdef int64_t core_deadline(const Conn *c) noexcept nogil:
     return sooner(best, c.keep_alive_deadline)
 
 
+cdef void keep_alive(Conn *c, int64_t now) noexcept nogil:
+    """PING when nothing that asks for an answer left for so long; else look again when that may be (RFC 9000 §10.1.2)."""
+    cdef int64_t period = <int64_t>c.knobs.keep_alive_ns
+    cdef int64_t last = c.spaces[SPACE_APP].last_eliciting_time
+    c.keep_alive_deadline = 0
+    if period == 0 or c.handshake == 0:
+        return
+    if last + period > now:
+        c.keep_alive_deadline = last + period
+        return
+    c.ping_due = 1
+    c.keep_alive_deadline = now + period
+
+
 cdef void core_timer(Conn *c, int64_t now) noexcept nogil:
     cdef Space *sp = &c.spaces[SPACE_APP]
     c.now = now
@@ -240,7 +258,12 @@ cdef void core_timer(Conn *c, int64_t now) noexcept nogil:
     if c.close.state == CLOSE_DONE:
         return
     if c.handshake_deadline and c.handshake_deadline <= now:
-        close_silently(c, CAUSE_HANDSHAKE_TIMEOUT, now)
+        if not c.peer_scid_known:
+            close_silently(c, CAUSE_HANDSHAKE_TIMEOUT, now)
+            return
+        # Somebody is there: say that we give up, or it would wait for its idle timeout.
+        close_start(c, CONNECTION_REFUSED, 0, 0, b"handshake timeout", 17, now)
+        c.close.cause = CAUSE_HANDSHAKE_TIMEOUT
         return
     if c.idle_deadline and c.idle_deadline <= now:
         close_silently(c, CAUSE_IDLE, now)
@@ -251,8 +274,7 @@ cdef void core_timer(Conn *c, int64_t now) noexcept nogil:
     if c.pace_until and c.pace_until <= now:
         c.pace_until = 0
     if c.keep_alive_deadline and c.keep_alive_deadline <= now:
-        c.keep_alive_deadline = now + <int64_t>c.knobs.keep_alive_ns if c.knobs.keep_alive_ns else 0
-        c.ping_due = 1
+        keep_alive(c, now)
     if c.loss_deadline and c.loss_deadline <= now:
         recovery_timeout(c, now)
 

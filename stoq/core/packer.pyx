@@ -101,6 +101,7 @@ cdef bint begin(Conn *c, PacketBuild *b, int space, uint8_t *p, size_t room, bin
     b.length_at = NULL
     b.tail = NULL
     b.tail_length = 0
+    b.path_frame = 0
     if space == SPACE_APP:
         b.epoch_bit = EPOCH_1
         if room < 1 + <size_t>c.dcid.length + 4 + AEAD_TAG + 4:
@@ -108,7 +109,8 @@ cdef bint begin(Conn *c, PacketBuild *b, int space, uint8_t *p, size_t room, bin
         p = header_put_short(p, c.dcid.cid, c.dcid.length, 0, 0, b.pn_length)
     else:
         b.epoch_bit = EPOCH_I if space == SPACE_INITIAL else EPOCH_H
-        if room < SMALLEST_LONG + (c.token_length if space == SPACE_INITIAL else 0):
+        # Type, version, two IDs with lengths, token with length, Length, packet number, one frame, tag.
+        if room < 1 + 4 + 2 + <size_t>c.dcid.length + c.local_cids[0].length + 2 + c.token_length + 2 + 4 + 4 + AEAD_TAG:
             return 0
         p = header_put_long(
             p, PACKET_INITIAL if space == SPACE_INITIAL else PACKET_HANDSHAKE, c.version,
@@ -203,10 +205,8 @@ cdef inline bint window_open(const Conn *c, uint64_t size) noexcept nogil:
 
 
 cdef void note_limit(Conn *c, int what, int64_t now) noexcept nogil:
-    """Remember what holds sending back, and for how long the last thing did."""
+    """Remember what holds sending back, and book the time since the last call to what did so until now."""
     cdef uint64_t gone
-    if c.limited_by == what:
-        return
     gone = <uint64_t>(now - c.limited_since) if now > c.limited_since else 0
     if c.limited_by == LIMIT_WINDOW:
         c.stats.limited_window_ns += gone
@@ -245,7 +245,8 @@ cdef int build_handshake(Conn *c, uint8_t *p, size_t room, uint32_t *size, int64
     cdef int last = -1
     cdef uint32_t k
     cdef bint has_initial = 0
-    cdef bint open_ = may_send_data(c, room, now) == LIMIT_NONE
+    cdef int limit = may_send_data(c, room, now)
+    cdef bint open_ = limit == LIMIT_NONE
     size[0] = 0
     for space in range(3):
         used[space] = 0
@@ -254,7 +255,12 @@ cdef int build_handshake(Conn *c, uint8_t *p, size_t room, uint32_t *size, int64
         probe = c.spaces[space].probes != 0
         if probe and not space_has_data(c, space, now):
             recovery_probe_data(c, space)
-        data = probe or (open_ and space_has_data(c, space, now))
+        data = space_has_data(c, space, now)
+        if data and not open_ and not probe:
+            data = 0
+            if limit == LIMIT_PACING:
+                c.pace_until = pacer_when(&c.path.pacer, now)
+        data = data or probe
         if not data and not ack_source_pending(c, space, now):
             continue
         # 1-RTT data of a server waits until the client's address is known to be real (RFC 9001 §4.1.1 allows it).
@@ -318,9 +324,15 @@ cdef int build_short(Conn *c, uint8_t *p, size_t room, Train *train, uint32_t *s
         return 0
     if fill(c, &b, data or probe, now):
         return -1
+    if b.p == b.payload and space_has_data(c, SPACE_APP, now) and fill(c, &b, 1, now):
+        # The streams found out only now that flow control holds them: the BLOCKED frames are due.
+        return -1
     if b.p == b.payload:
         limit[0] = LIMIT_FLOW
         return 0
+    if b.path_frame:
+        # RFC 9000 §8.2.1, §8.2.2: a datagram that proves a path is at least 1200 bytes long.
+        pad_to(&b, b.start + MIN_DATAGRAM - AEAD_TAG if room >= MIN_DATAGRAM else b.end)
     finish(c, &b, train, now)
     size[0] = <uint32_t>(train.jobs[train.count - 1].payload - p) + train.jobs[train.count - 1].length + AEAD_TAG
     return 0

@@ -5,7 +5,7 @@ from stoq.wire.frames cimport AckWalk, Frame, ack_walk_init, ack_walk_next
 from stoq.core.cc cimport AckSample, LossSample
 from stoq.core.pacer cimport pacer_set
 from stoq.core.sentlog cimport (
-    FrameRec, SENT_ACK_ELICITING, SENT_APP_LIMITED, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_OUTSTANDING, SentPacket,
+    FrameRec, SENT_ACKED, SENT_ACK_ELICITING, SENT_APP_LIMITED, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_OUTSTANDING, SentPacket,
     sentlog_advance, sentlog_at, sentlog_clear, slab_give,
 )
 from stoq.core.state cimport (
@@ -155,7 +155,8 @@ cdef void detect_lost(Conn *c, int space, int64_t now) noexcept nogil:
     for pn in range(sp.sent.base, sp.largest_acked):
         rec = sentlog_at(&sp.sent, pn)
         if rec.state != SENT_OUTSTANDING:
-            run_first = -1
+            if rec.state == SENT_ACKED:
+                run_first = -1           # §7.6.2: an acknowledged packet ends the run; our own ACKs do not
             continue
         if rec.time > lost_before and sp.largest_acked < pn + PACKET_THRESHOLD:
             due = rec.time + delay
@@ -234,7 +235,7 @@ cdef uint64_t recovery_acked(Conn *c, int space, const Frame *f, int64_t now) no
             rec = sentlog_at(&sp.sent, pn)
             if rec.state != SENT_OUTSTANDING:
                 continue
-            rec.state = SENT_NONE
+            rec.state = SENT_ACKED
             if not any_acked or pn > newest:
                 newest = pn
                 newest_time = rec.time
@@ -252,6 +253,12 @@ cdef uint64_t recovery_acked(Conn *c, int space, const Frame *f, int64_t now) no
             release_frames(c, rec, 1, now)
     if sp.largest_acked == <uint64_t>-1 or f.value > sp.largest_acked:
         sp.largest_acked = f.value
+        if not any_acked:
+            # Only ACK-only packets are new: still news about those before them (RFC 9002 appendix A.7).
+            detect_lost(c, space, now)
+            sentlog_advance(&sp.sent)
+            recovery_set_timer(c, now)
+            return 0
     if not any_acked:
         return 0
     path.delivered_time = now
@@ -303,7 +310,8 @@ cdef uint64_t recovery_acked(Conn *c, int space, const Frame *f, int64_t now) no
 cdef inline bint crypto_waits(const Space *sp) noexcept nogil:
     """CRYPTO bytes were sent before, are lost, and could not leave again: the window is shut by packets that the peer
     cannot read yet. They need the probe timeout too, or the handshake stands still."""
-    return sp.has_tx and sp.crypto.send.lost.count != 0 and sp.last_eliciting_time != 0
+    return sp.has_tx and sp.last_eliciting_time != 0 and (
+        sp.crypto.send.lost.count != 0 or sp.crypto.send.next < sp.crypto.send.end)
 
 
 cdef inline int64_t pto_deadline(const Conn *c, int *space) noexcept nogil:
@@ -317,8 +325,8 @@ cdef inline int64_t pto_deadline(const Conn *c, int *space) noexcept nogil:
         sp = &c.spaces[i]
         if sp.discarded or (sp.eliciting_in_flight == 0 and not crypto_waits(sp)):
             continue
-        if i == SPACE_APP and c.handshake == 0:
-            continue             # §6.2.1: not before the handshake is complete
+        if i == SPACE_APP and c.handshake != 2:
+            continue             # §6.2.1: not before the handshake is confirmed
         due = sp.last_eliciting_time + (recovery_pto(c, i == SPACE_APP) << shift)
         if best == 0 or due < best:
             best = due

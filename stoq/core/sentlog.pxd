@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 cdef enum SentState:
     SENT_NONE = 0            # dropped from the books (pure ACK, or acknowledged, or lost)
     SENT_OUTSTANDING = 1
-    SENT_SKIPPED = 2         # never sent: an ACK of it is a PROTOCOL_VIOLATION (RFC 9000 §21.4)
+    SENT_ACKED = 2           # as NONE, and a run of losses ends here (RFC 9002 §7.6.2)
 
 cdef enum SentFlag:
     SENT_ACK_ELICITING = 1

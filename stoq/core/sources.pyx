@@ -231,12 +231,14 @@ cdef int control_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
         f.data = c.path.response
         f.length = 8
         if emit(c, b, &f, KIND_PATH, 0):
+            b.path_frame = 1
             c.path.response_due = 0
     if c.path.challenge_due:
         f.type = FRAME_PATH_CHALLENGE
         f.data = c.path.challenge
         f.length = 8
         if emit(c, b, &f, KIND_PATH, 0):
+            b.path_frame = 1
             c.path.challenge_due = 0
     if c.max_data_due:
         f.type = FRAME_MAX_DATA

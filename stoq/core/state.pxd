@@ -144,6 +144,7 @@ cdef struct LocalCid:
     uint8_t cid[20]
     uint8_t length
     bint active
+    bint retired                     # the slot is free once the shell has heard of it
     bint due                         # NEW_CONNECTION_ID must (again) be sent
     uint64_t sequence
     uint8_t token[16]
@@ -293,6 +294,7 @@ cdef struct PacketBuild:
     uint32_t frames_tail
     const uint8_t *tail              # the last tail_length bytes of the payload lie there, not before p (sealed without a copy)
     uint32_t tail_length
+    bint path_frame                  # holds PATH_CHALLENGE or PATH_RESPONSE: padded to 1200 bytes
     bint probe
 
 cdef struct Source:
@@ -386,6 +388,7 @@ cdef struct Conn:
     bint cid_due                     # some NEW_CONNECTION_ID must be sent
     RemoteCid remote_cids[8]
     RemoteCid *dcid                  # in use
+    uint32_t cids_promised           # our active_connection_id_limit: IDs of the peer that we hold at most
     uint64_t retire_prior_to
     uint64_t retire_due[24]
     uint32_t retire_due_count

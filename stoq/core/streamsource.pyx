@@ -105,7 +105,7 @@ cdef int stream_source_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil
 
 cdef void stream_source_acked(Conn *c, const FrameRec *r, int64_t now) noexcept nogil:
     cdef Stream *s = <Stream *>r.cookie
-    if s.flags & (STREAM_RESET_SENT | STREAM_DONE):
+    if s.flags & (STREAM_RESET_SENT | STREAM_DONE | STREAM_SEND_ACKED):
         return
     if sendbuf_acked(&s.send, r.offset, r.length, r.fin, &c.drops):
         c.error = 1

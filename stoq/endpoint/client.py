@@ -16,7 +16,7 @@ from stoq.endpoint.endpoint import Endpoint
 from stoq.endpoint.loopdriver import LoopDriver
 from stoq.endpoint.options import Keylog, PathOrPem, client_configuration
 from stoq.endpoint.stream import Stream
-from stoq.errors import ConfigurationError, HandshakeFailed, StoqError
+from stoq.errors import ConfigurationError, HandshakeFailed
 from stoq.io.transport import TransportError
 from stoq.io.udp import open_udp
 
@@ -61,6 +61,7 @@ async def open_connection(
     driver = LoopDriver(loop)
     endpoint = Endpoint(transport, driver=driver, stream_factory=Stream)
     endpoint.when_empty = driver.stop
+    endpoint.end_early = True
     connection = Connection(loop, stream_handler=on_stream)
     try:
         driver.when_refused = connection.refused
@@ -68,10 +69,10 @@ async def open_connection(
         endpoint.connect(configuration, address, connection, token=token)
         await connection.wait_connected()
     except BaseException as error:
-        if not isinstance(error, StoqError):
-            endpoint.close()
-        elif connection.close_reason is None:
+        if isinstance(error, TransportError) or not endpoint.sessions:
             driver.stop()
+        else:
+            endpoint.close()  # says so to the server, and lingers for late packets
         raise
     finally:
         driver.when_refused = None
@@ -82,7 +83,7 @@ async def establish(
     host: str, port: int, timeout: float | None, configuration: Configuration, options: dict[str, Any]
 ) -> Connection:
     """Try the addresses of a host in turn: the next one when nobody listens at one."""
-    failure: StoqError | None = None
+    failure: TransportError | None = None
     try:
         async with asyncio.timeout(timeout):
             for address in await resolve(host, port):

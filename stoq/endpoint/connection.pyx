@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Connections for asyncio (any event loop that has add_reader)."""
 import asyncio
 import inspect
@@ -9,12 +10,20 @@ from stoq.endpoint.stream cimport HANDLER_FAILED, Stream, wake_all
 
 from stoq.crypto.groups import GROUPS
 from stoq.errors import (
-    ApplicationClosed, ConnectionClosedError, StoqError, StreamError, StreamLimitError, TransportClosed, TransportErrorCode,
+    ApplicationClosed, ConnectionClosedError, StreamError, StreamLimitError, TransportClosed, TransportErrorCode,
 )
 from stoq.io.transport import TransportError
 from stoq.tls.suites import SUITES
 
 logger = logging.getLogger("stoq")
+
+
+def only_stoq_errors(error):
+    """The peer, or our own close(), ended what a handler was doing: nothing to report."""
+    expected = (StreamError, ConnectionClosedError)
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(expected)[1] is None
+    return isinstance(error, expected)
 
 
 cdef class Connection(Session):
@@ -54,9 +63,10 @@ cdef class Connection(Session):
     async def _run_handler(self):
         try:
             await self.connection_handler(self)
-        except StoqError as error:
-            logger.debug("handler of %r ended: %s", self, error)
-        except Exception:
+        except Exception as error:
+            if only_stoq_errors(error):
+                logger.debug("handler of %r ended: %s", self, error)
+                return
             logger.exception("the handler of %r failed", self)
             if self.connection.close_reason is None:
                 self.connection.close(<int>TransportErrorCode.INTERNAL_ERROR, "", application=False)
@@ -82,11 +92,11 @@ cdef class Connection(Session):
     async def _run_stream_handler(self, stream):
         try:
             await self.stream_handler(stream)
-        except (StreamError, ConnectionClosedError) as error:
-            logger.debug("handler of stream %d ended: %s", stream.id, error)
-            self._abandon(stream)
-        except Exception:
-            logger.exception("the handler of stream %d failed", stream.id)
+        except Exception as error:
+            if only_stoq_errors(error):
+                logger.debug("handler of stream %d ended: %s", stream.id, error)
+            else:
+                logger.exception("the handler of stream %d failed", stream.id)
             self._abandon(stream)
 
     def _abandon(self, Stream stream):
@@ -115,7 +125,7 @@ cdef class Connection(Session):
         """A new stream. StreamLimitError when the peer permits no more now; else the close reason."""
         self.check_thread()
         if self.connection.close_reason is not None:
-            raise self.connection.close_reason
+            raise self.connection.close_reason.with_traceback(None)
         return self.connection.open_stream(unidirectional)
 
     async def wait_open_stream(self, unidirectional=False):
@@ -137,7 +147,7 @@ cdef class Connection(Session):
             raise RuntimeError("the streams of this connection go to on_stream")
         while not self.arrived:
             if self.connection.close_reason is not None:
-                raise self.connection.close_reason
+                raise self.connection.close_reason.with_traceback(None)
             waiter = self.loop.create_future()
             self.accepting.append(waiter)
             try:
@@ -169,7 +179,7 @@ cdef class Connection(Session):
         """Wait for the end of the handshake; HandshakeFailed and its like when there is none."""
         while not self.connection.handshake_complete:
             if self.connection.close_reason is not None:
-                raise self.connection.close_reason
+                raise self.connection.close_reason.with_traceback(None)
             if self.refusal is not None:
                 raise self.refusal
             waiter = self.loop.create_future()

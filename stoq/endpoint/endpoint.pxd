@@ -45,6 +45,7 @@ cdef class Endpoint:
     cdef public object stream_factory    # given to every connection; None: the connection's default
     cdef public object unknown           # "drop", "reset", or callable(data, peer, route)
     cdef public int receive_batches      # that on_readable() handles in one call
+    cdef public bint end_early           # the transport closes with the last connection: do not wait for late packets
     cdef public object when_empty        # callable() | None: the last connection has ended
     cdef object random
     cdef object clock
@@ -84,6 +85,7 @@ cdef class Endpoint:
     cdef int enqueue(self, Session session) except -1
     cdef int send_some(self, Session session, int64_t now) except -1
     cdef int send_ready(self, int64_t now) except -1
+    cdef bint needless(self, Connection connection)
     cdef int set_timer(self, Session session, int64_t now) except -1
     cdef int arm(self) except -1
 

@@ -7,7 +7,7 @@ from cpython.pythread cimport PyThread_get_thread_ident
 from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from stoq.core.cids cimport cid_is_reset
-from stoq.core.state cimport MIN_DATAGRAM
+from stoq.core.state cimport CLOSE_CLOSING, CLOSE_DRAINING, MIN_DATAGRAM
 from stoq.endpoint.admission cimport ADMIT_ACCEPT, ADMIT_REFUSE, ADMIT_RETRY, InitialInfo
 from stoq.endpoint.destination cimport destination
 from stoq.endpoint.outbox cimport Outbox
@@ -325,8 +325,8 @@ cdef class Endpoint:
         (None: random).
         """
         self.check_owner()
-        if self.closing:
-            raise StoqError("the endpoint is closed")
+        if self.closing or session.connection is not None:
+            raise StoqError("the endpoint is closed, or the session has a connection")
         cid = self.new_id()
         connection = client_connection(
             configuration, peer, now_ns=self.now(), random=self.random, cid=cid, token=token,
@@ -395,6 +395,8 @@ cdef class Endpoint:
             session.half_open = False
             self.half_open -= 1
         self.sessions.discard(session)
+        if not session.connection.terminated:
+            session.terminated(session.connection)
         session.connection.wake = None
         session.connection.listener = None
         if not self.sessions and self.when_empty is not None:
@@ -440,11 +442,17 @@ cdef class Endpoint:
                 return 1
             if added == 0:
                 break
-        if connection.terminated:
+        if connection.terminated or self.end_early and self.needless(connection):
             self.end(session)
         else:
             self.set_timer(session, now)
         return 0
+
+    cdef bint needless(self, Connection connection):
+        """RFC 9000 §10.2: a socket that is about to close need not stay for late packets; we stay for answers that a
+        peer could miss, while the PTO is known."""
+        cdef int state = connection.c.close.state
+        return state == CLOSE_DRAINING or state == CLOSE_CLOSING and not connection.handshake_complete
 
     cdef int send_ready(self, int64_t now) except -1:
         """Send for all connections in turn, a batch each at a time, up to SEND_BATCHES."""

@@ -65,6 +65,7 @@ class Server:
 
     def close(self, error_code: int = 0, reason: str = "") -> None:
         """Close every connection with an application error code and take no new ones. wait_closed() waits for the end."""
+        self.endpoint.end_early = True
         self.endpoint.close(error_code, reason)
 
     async def wait_closed(self) -> None:

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """A connection as its endpoint sees it, and what drives an endpoint."""
 from cpython.pythread cimport PyThread_get_thread_ident
 

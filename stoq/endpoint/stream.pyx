@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """Streams for asyncio."""
 import logging
 from asyncio import IncompleteReadError, get_running_loop
@@ -160,7 +161,7 @@ cdef class Stream(StreamHandle):
         if self.stopped:
             raise ConfigurationError(f"stream {self.id}: reading was stopped")
         if shell(self).close_reason is not None:
-            raise shell(self).close_reason
+            raise shell(self).close_reason.with_traceback(None)
 
     async def read(self, n=-1):
         """Bytes from the stream; b"" at its end.
@@ -298,7 +299,7 @@ cdef class Stream(StreamHandle):
     async def _drain(self, uint64_t low):
         while StreamHandle.buffered(self) > low:
             if shell(self).close_reason is not None:
-                raise shell(self).close_reason
+                raise shell(self).close_reason.with_traceback(None)
             self.check_writable()
             if self.writers is None:
                 self.writers = []
@@ -345,7 +346,7 @@ cdef class Stream(StreamHandle):
         self.check_thread()
         while not self.all_acked:
             if shell(self).close_reason is not None:
-                raise shell(self).close_reason
+                raise shell(self).close_reason.with_traceback(None)
             if not self.fin_written or self.stop_code is not None:
                 self.check_writable()
                 raise ConfigurationError("finish() the stream before wait_sent()")

@@ -1,3 +1,4 @@
+# cython: nonecheck=True
 """A look into a connection's structs, for invariants. Reads only; never part of a program."""
 from libc.stdint cimport int64_t, uint64_t
 from stoq.connection.connection cimport Connection

@@ -92,7 +92,7 @@ def test_retire_prior_to_moves_the_peer_to_a_new_id(pair: Pair) -> None:
     pair.give(pair.client, forge.frames(new_cid(4, 2)))
     known = facts(pair.client)
     assert known["dcid"] == cid(2)
-    assert [n for n, _ in known["remote_cids"]] == [2, 3, 4] or sorted(n for n, _ in known["remote_cids"]) == [2, 3, 4]
+    assert sorted(n for n, _ in known["remote_cids"]) == [2, 3, 4]
     datagrams = [d for d, _ in pair.client.datagrams_to_send(pair.now)]
     assert all(parse_header(d, 8).dcid == cid(2) for d in datagrams)
     retired = [f["sequence_number"] for d in datagrams for p in back.open(d) for f in p.fields(0x19)]
@@ -100,16 +100,13 @@ def test_retire_prior_to_moves_the_peer_to_a_new_id(pair: Pair) -> None:
     assert facts(pair.client)["retire_unacked"] == 2
     for datagram in datagrams:
         pair.give(pair.server, datagram)
-    assert [value for name, value in pair.events[False] if name == "cid_retired"] == [old, cid(1)] or sorted(
-        value for name, value in pair.events[False] if name == "cid_retired"
-    ) == sorted([old, cid(1)])
+    told = [value for name, value in pair.events[False] if name == "cid_retired"]
+    assert sorted(told) == sorted([old, cid(1)])
     assert sorted(pair.server.local_cids()) == [cid(2), cid(3)]
     # Retired ones are replaced, with sequence numbers that go on.
     assert pair.server.connection_ids_wanted() == 2
     issue(pair.server, 50)
-    assert [n for n, _ in facts(pair.server)["local_cids"]] == [4, 5, 2, 3] or sorted(
-        n for n, _ in facts(pair.server)["local_cids"]
-    ) == [2, 3, 4, 5]
+    assert sorted(n for n, _ in facts(pair.server)["local_cids"]) == [2, 3, 4, 5]
 
 
 def test_a_retirement_that_is_lost_is_said_again(pair: Pair) -> None:
@@ -127,15 +124,12 @@ def test_a_retirement_that_is_lost_is_said_again(pair: Pair) -> None:
 def test_the_connection_works_on_after_every_id_changed(pair: Pair) -> None:
     """Ten generations of IDs, each forcing the client away from the one before."""
     pair.settle()
-    sequence = 0
-    for _ in range(10):
-        sequence += 1
-        retire = (0x18, {**new_cid(sequence, sequence)[1]})
-        forge = Forge(pair, client=False)
+    forge = Forge(pair, client=False)
+    for sequence in range(1, 11):
         # The server must know the ID to receive under it.
         assert pair.server.connection_ids_wanted() >= 1
         pair.server.add_connection_id(cid(sequence), token(sequence))
-        pair.give(pair.client, forge.frames(retire))
+        pair.give(pair.client, forge.frames(new_cid(sequence, sequence)))
         pair.settle()
         assert facts(pair.client)["dcid"] == cid(sequence)
         assert pair.transfer(pair.client, b"x" * 4000) == b"x" * 4000
@@ -238,13 +232,14 @@ def test_a_server_watches_the_tokens_of_its_client_too(pair: Pair) -> None:
 
 def test_a_thousand_generations_cost_no_memory(pair: Pair) -> None:
     """RFC 9000 §5.1.2: IDs that are replaced for ever, each retirement acknowledged."""
-    forge, before = Forge(pair, client=False), core_memory(pair.client)["total"]
+    forge, back = Forge(pair, client=False), Forge(pair, client=True)
+    before = core_memory(pair.client)["total"]
     for n in range(1, 1001):
         pair.give(pair.client, forge.frames(new_cid(n, n)))
-        sent = Forge(pair, client=True).sent()
-        ranges = [(p.number, p.number) for p in sent]
-        if ranges:
-            low, high = min(ranges)[0], max(ranges)[1]
+        pair.now += 2 * pair.delay
+        numbers = [p.number for p in back.sent()]
+        if numbers:
+            low, high = min(numbers), max(numbers)
             pair.give(pair.client, forge.frames((0x02, {"ranges": acked(pair, low, high), "ack_delay": 0})))
         assert pair.client.close_reason is None, n
     assert core_memory(pair.client)["total"] < before + 4096

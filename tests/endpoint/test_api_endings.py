@@ -227,11 +227,7 @@ def test_half_open_threshold() -> None:
     async def test() -> None:
         async with serving(echo, half_open_retry=2, half_open_max=3, handshake_timeout=0.4) as server:
             port = server.sockname[1]
-            tasks = []
-            for _ in range(2):
-                # One datagram leaves before the task is cancelled, the answer is never read.
-                task = asyncio.create_task(half_open(port))
-                tasks.append(task)
+            tasks = [asyncio.create_task(half_open(port)) for _ in range(2)]
             await eventually(lambda: server.endpoint.half_open == 2)
             async with connect(server):
                 assert server.counters()["retries"] == 1
@@ -240,25 +236,20 @@ def test_half_open_threshold() -> None:
                 await task
 
     async def half_open(port: int) -> None:
+        """A client behind a relay that hands its first datagram on, and nothing back."""
         loop = asyncio.get_running_loop()
-        received: asyncio.Future[bytes] = loop.create_future()
+        first: asyncio.Future[bytes] = loop.create_future()
 
         class Relay(asyncio.DatagramProtocol):
             def datagram_received(self, data: bytes, _: object) -> None:
-                if not received.done():
-                    received.set_result(data)
+                if not first.done():
+                    first.set_result(data)
 
-        # A client that talks to a relay: the relay hands its first datagram on, and nothing back.
-        transport, _ = await loop.create_datagram_endpoint(Relay, local_addr=("127.0.0.1", 0))
-        there = transport.get_extra_info("sockname")[1]
-        client = asyncio.create_task(
-            stoq.connect("127.0.0.1", there, alpn=ALPN, ca_data=authority().certificate_pem, timeout=0.2).__await__
-            and attempt(there)
-        )
-        first = await received
-        transport.sendto(first, ("127.0.0.1", port))
+        relay, _ = await loop.create_datagram_endpoint(Relay, local_addr=("127.0.0.1", 0))
+        client = asyncio.create_task(attempt(relay.get_extra_info("sockname")[1]))
+        relay.sendto(await first, ("127.0.0.1", port))
         await client
-        transport.close()
+        relay.close()
 
     async def attempt(port: int) -> None:
         with pytest.raises(HandshakeFailed):
@@ -300,6 +291,7 @@ def test_server_close_frees_the_port(loop: str) -> None:
         server = await serve(echo)
         port = server.sockname[1]
         async with connect(server) as connection:
+            await eventually(lambda: server.endpoint.half_open == 0)
             server.close(4, "going")
             with pytest.raises(ApplicationClosed, match="going"):
                 await connection.accept_stream()
@@ -417,7 +409,8 @@ def test_configuration_objects_are_shared() -> None:
         async with serving(echo) as server:
             async with connect(server) as one, connect(server) as two:
                 assert one.connection.configuration is two.connection.configuration
-                async with connect(server, configuration=one.connection.configuration, idle_timeout=5) as three:
+                again = {"configuration": one.connection.configuration, "idle_timeout": 5}
+                async with stoq.connect("127.0.0.1", server.sockname[1], **again) as three:
                     assert three.connection.configuration.idle_timeout == 5
                     assert three.connection.configuration.tls is one.connection.configuration.tls
             async with connect(server, local_addr=("127.0.0.1", 0)) as connection:

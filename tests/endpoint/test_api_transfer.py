@@ -29,8 +29,7 @@ def test_facts_of_a_connection(loop: str) -> None:
             assert connection.peer_address == server.sockname
             assert len(connection.peer_certificates) >= 1
             assert connection.stats()["packets_sent"] > 0
-            await eventually(lambda: len(server.connections) == 1)
-            assert server.connections[0].alpn == ALPN
+            await eventually(lambda: [each.alpn for each in server.connections] == [ALPN])
             assert not server.connections[0].is_client
 
     run(loop, test)
@@ -43,20 +42,20 @@ def test_echo(loop: str, size: int) -> None:
         data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
         async with serving(echo) as server, await connect(server) as connection:
             stream = connection.open_stream()
-            writing = asyncio.create_task(stream.write(data))
-            await asyncio.sleep(0)
-            if size < 1 << 20:
-                await writing
+
+            async def write() -> None:
+                await stream.write(data)
                 stream.finish()
-                assert await stream.read() == data
-            else:
-                got = hashlib.sha256()
-                got.update(await stream.readexactly(1000))
-                await writing
-                stream.finish()
-                async for chunk in stream:
-                    got.update(chunk)
-                assert got.digest() == hashlib.sha256(data).digest()
+
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(write())
+                if size < 1 << 20:
+                    assert await stream.read() == data
+                else:
+                    got = hashlib.sha256(await stream.readexactly(1000))
+                    async for chunk in stream:
+                        got.update(chunk)
+                    assert got.digest() == hashlib.sha256(data).digest()
             assert await stream.read() == b""
             assert await stream.read(10) == b""
             await stream.wait_sent()

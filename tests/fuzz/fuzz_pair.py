@@ -75,6 +75,7 @@ class Side:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.streams: list[Any] = []
+        self.tokens: list[bytes] = []
         self.closed_at: int | None = None
         self.steps = 0
 
@@ -104,6 +105,8 @@ class Side:
         for name, value in connection.events():
             if name == "stream_opened":
                 self.streams.append(value)
+            elif name == "new_token":
+                self.tokens.append(value)
         reason = connection.close_reason
         if reason is not None:
             self.check_reason(reason)
