@@ -82,6 +82,7 @@ EXTENSIONS = [
     Ext("stoq.connection.stream", hot=False),
     Ext("stoq.connection.address", hot=False),
     Ext("stoq.connection.factory", hot=False),
+    Ext("stoq.connection.reasons", hot=False),
     Ext("stoq.core.containers"),
     Ext("stoq.testing.seams", hot=False),
     Ext("stoq.io.transport"),

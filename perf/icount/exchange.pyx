@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Moves the datagrams of two connections between each other, batch by batch, as an endpoint would: no sockets, no
 asyncio, virtual time. And callgrind's requests, so that one run of a program gives a count for each of its phases."""
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 

@@ -6,7 +6,7 @@ declares what it needs of libc and libcrypto itself.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 cdef extern from * nogil:
@@ -152,7 +152,8 @@ cdef inline void nonce(const Keys *k, uint64_t pn, uint8_t *iv) noexcept nogil:
 
 
 # The first `first` plaintext bytes lie at dst (sealed in place), the `rest` bytes after them at src.
-cdef void seal(Keys *k, uint64_t pn, const uint8_t *aad, uint8_t *dst, int first, const uint8_t *src, int rest) noexcept nogil:
+cdef void seal(Keys *k, uint64_t pn, const uint8_t *aad, uint8_t *dst, int first, const uint8_t *src,
+               int rest) noexcept nogil:
     cdef uint8_t iv[12]
     cdef int n
     nonce(k, pn, iv)

@@ -9,11 +9,13 @@ cdef class Connection:
     cdef readonly object tls             # stoq.tls.Handshake; None once it is no longer needed
     cdef readonly object configuration   # stoq.connection.configuration.Configuration
     cdef readonly bint is_client
-    cdef readonly object close_reason    # an exception instance of stoq.errors once the connection is closing or closed; None before
+    # an exception instance of stoq.errors once the connection is closing or closed; None before
+    cdef readonly object close_reason
     cdef readonly bint handshake_complete
     cdef readonly bint terminated        # nothing will ever be sent or received again
     cdef public object stream_factory    # class derived from StreamHandle, called (connection, id)
-    cdef public object wake              # callable(connection) | None: application calls made something to send outside a batch
+    # callable(connection) | None: application calls made something to send outside a batch
+    cdef public object wake
     cdef public object listener          # object with the callbacks below, or None (then events() gives them as tuples)
     cdef object event_list
     cdef dict handles                    # stream id -> StreamHandle
@@ -22,6 +24,7 @@ cdef class Connection:
     cdef object negotiated               # facts kept when tls is dropped
     cdef object exporter
     cdef object peer_params
+    cdef set pings                       # cookies of PINGs whose acknowledgement is awaited; None: never asked
     cdef int64_t last_now
     cdef bint closed_told
     cdef bint params_applied
@@ -30,7 +33,8 @@ cdef class Connection:
 
     # ---- driver side, C (GIL held; the core inside runs without Python)
     # A train or datagram from `peer`. Runs TLS in between when it must. Never raises for bad input.
-    cdef int receive(self, uint8_t *data, uint32_t length, uint32_t segment, uint8_t ecn, const Address *peer, const Address *local, int64_t now) except -1
+    cdef int receive(self, uint8_t *data, uint32_t length, uint32_t segment, uint8_t ecn, const Address *peer,
+            const Address *local, int64_t now) except -1
     # Once after all receive() calls of one transport batch: stream data becomes Python objects, events are delivered.
     # The transport's buffers may be released after it.
     cdef int finish_batch(self, int64_t now) except -1
@@ -43,7 +47,8 @@ cdef class Connection:
 
     # ---- connection IDs (endpoint: map every live ID to this connection)
     cdef uint32_t cids_wanted(self)      # IDs that we should give the peer now
-    cdef int add_cid(self, const uint8_t *cid, const uint8_t *token16) except -1     # length is the endpoint's fixed one
+    # length is the endpoint's fixed one
+    cdef int add_cid(self, const uint8_t *cid, const uint8_t *token16) except -1
 
     cdef int notify(self) except -1
     cdef int pump_tls(self, int64_t now) except -1
@@ -57,20 +62,23 @@ cdef class Connection:
     cdef int die(self) except -1
     cdef int told_closed(self) except -1
     cdef int emit(self, str name, object value) except -1
-    cdef object make_reason(self)
 
 # Python-level methods (connection.pyi): open_stream(unidirectional=False) -> StreamHandle (raises StreamLimitError when
 # the peer's limit is reached; can_open_stream()), close(error_code=0, reason="", application=True), stats() -> dict,
 # events() -> list of tuples, negotiated facts: alpn, cipher_suite, group, version, peer_certificates, server_name,
-# receive_datagram(data, peer, now_ns, ecn=0), datagrams_to_send(now_ns) -> list[(bytes, peer)], next_timeout() -> int | None,
+# receive_datagram(data, peer, now_ns, ecn=0), datagrams_to_send(now_ns) -> list[(bytes, peer)], next_timeout() -> int
+# | None,
 # handle_timeout(now_ns), local_cids() -> list[bytes], original_dcid, ping().
 #
 # Constructors (module functions in stoq.connection.connection):
-#   client_connection(configuration, peer: (host, port), *, now_ns, random=os-like callable(n)->bytes, cid, original_dcid, token=b"") -> Connection
+#   client_connection(configuration, peer: (host, port), *, now_ns, random=os-like callable(n)->bytes, cid,
+# original_dcid, token=b"") -> Connection
 #   server_connection(configuration, peer, local, *, now_ns, random, cid, original_dcid (DCID of the first Initial),
 #                     retry_scid=None, original_dcid_before_retry=None, validated=False, version=1) -> Connection
 #   `cid`: our first connection ID (bytes, made by the endpoint's scheme), `reset_token` 16 bytes for it (server).
 #
 # listener callbacks (all called from finish_batch / timer, GIL held):
-#   handshake_completed(conn), stream_opened(conn, stream)   [peer-opened], streams_available(conn, unidirectional: bool),
-#   closed(conn) [close_reason set; still must send/linger until terminated], terminated(conn), cid_retired(conn, cid: bytes), new_token(conn, token)
+#   handshake_completed(conn), stream_opened(conn, stream)   [peer-opened], streams_available(conn, unidirectional:
+# bool),
+#   closed(conn) [close_reason set; still must send/linger until terminated], terminated(conn), cid_retired(conn, cid:
+# bytes), new_token(conn, token)

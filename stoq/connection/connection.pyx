@@ -1,10 +1,10 @@
 """The shell: owns one core and one TLS handshake, moves CRYPTO bytes and keys between them; sans-IO."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.ref cimport PyObject, Py_DECREF
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from stoq.wire.batch cimport Address, SEND_BATCH_MAX, SEND_SEGMENTS_MAX, SendBatch
+from stoq.wire.batch cimport Address, SEND_SEGMENTS_MAX, SendBatch
 from stoq.core cimport core
 from stoq.core.cids cimport cid_add_local
 from stoq.core.cids cimport cids_wanted as core_cids_wanted
@@ -13,23 +13,20 @@ from stoq.core.knobs cimport knob_set, knobs_dict, stats_dict
 from stoq.core.recvbuf cimport recvbuf_complete, recvbuf_detach, recvbuf_take
 from stoq.core.sendbuf cimport droplist_pop, droplist_waiting
 from stoq.core.state cimport (
-    CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CAUSE_LOCAL, CAUSE_PEER, CAUSE_STATELESS_RESET, CAUSE_VERSION, CLOSE_CLOSING,
     CLOSE_DONE, CLOSE_NONE, Conn, EV_AUTH_THRESHOLD, EV_CID_RETIRED, EV_CLOSED, EV_HANDSHAKE_CONFIRMED, EV_NEW_TOKEN,
-    EV_PATH_VALIDATED, EV_PING_ACKED, EV_STREAMS_AVAILABLE, EV_STREAM_FINISHED, EV_STREAM_GONE, EV_STREAM_OPENED,
-    EV_STREAM_RESET, EV_STREAM_STOPPED, EV_STREAM_WRITABLE, Event, PeerParams, RecvBuf, SPACE_APP, STREAM_FIN_READ,
-    STREAM_GONE_TOLD, STREAM_RESET_GOT, STREAM_STOP_SENT,
+    EV_PING_ACKED, EV_STREAMS_AVAILABLE, EV_STREAM_FINISHED, EV_STREAM_GONE, EV_STREAM_OPENED, EV_STREAM_RESET,
+    EV_STREAM_STOPPED, EV_STREAM_WRITABLE, Event, PeerParams, RecvBuf, SPACE_APP, STREAM_FIN_READ, STREAM_GONE_TOLD,
+    STREAM_RESET_GOT, STREAM_STOP_SENT,
 )
 from stoq.core.state cimport Stream as CStream
 from stoq.core.streams cimport (
     stream_can_open, stream_maybe_free, stream_open, stream_pop_readable, stream_read_end,
 )
 from stoq.connection.address cimport fill_address, show_address
+from stoq.connection.reasons cimport close_reason
 from stoq.connection.stream cimport StreamHandle
 
-from stoq.errors import (
-    ApplicationClosed, ConfigurationError, HandshakeFailed, IdleTimeout, StatelessReset, StreamLimitError,
-    TransportClosed, TransportErrorCode, TransportParameterError, VersionNegotiationFailed,
-)
+from stoq.errors import ConfigurationError, StreamLimitError, TransportErrorCode, TransportParameterError
 from stoq.tls import Epoch, TlsAlert
 from stoq.connection.parameters import read_peer_parameters
 
@@ -140,7 +137,6 @@ cdef class Connection:
         cdef Conn *c = self.c
         cdef RecvBuf *buf
         cdef bytes data
-        cdef bytes secret
         cdef int space
         cdef object tls = self.tls
         if c.close.state != CLOSE_NONE:
@@ -160,7 +156,8 @@ cdef class Connection:
             except TlsAlert as alert:
                 self.move_tls()
                 reason = alert.message.encode()[:256]
-                core.core_close(c, <uint64_t>alert.error_code, CRYPTO_FRAME, 0, <const uint8_t *>PyBytes_AS_STRING(reason),
+                core.core_close(c, <uint64_t>alert.error_code, CRYPTO_FRAME, 0,
+                        <const uint8_t *>PyBytes_AS_STRING(reason),
                                 <size_t>len(reason), now)
                 return 0
             if not self.params_applied and tls.peer_transport_parameters is not None:
@@ -291,6 +288,10 @@ cdef class Connection:
                 if c.new_token != NULL:
                     self.emit("new_token", (<const char *>c.new_token)[:c.new_token_length])
             elif e.type == EV_PING_ACKED:
+                # A probe repeats a PING: several packets may carry the same cookie.
+                if self.pings is None or e.a not in self.pings:
+                    continue
+                self.pings.discard(e.a)
                 if self.listener is None:
                     self.event_list.append(("ping_acked", e.a))
                 else:
@@ -347,34 +348,12 @@ cdef class Connection:
         return 0
 
     # ---------------------------------------------------------------- the end
-    cdef object make_reason(self):
-        cdef Conn *c = self.c
-        reason = (<const char *>c.close.reason)[:c.close.reason_length].decode("utf-8", "replace")
-        by_peer = c.close.cause == CAUSE_PEER
-        if c.close.cause == CAUSE_IDLE:
-            if not self.handshake_complete:
-                return HandshakeFailed(0, None, "no answer from the peer before the idle timeout")
-            return IdleTimeout()
-        if c.close.cause == CAUSE_HANDSHAKE_TIMEOUT:
-            return HandshakeFailed(0, None, "not complete in time" if c.peer_scid_known else "no answer from the peer")
-        if c.close.cause == CAUSE_STATELESS_RESET:
-            return StatelessReset()
-        if c.close.cause == CAUSE_VERSION:
-            return VersionNegotiationFailed()
-        if c.close.cause not in (CAUSE_LOCAL, CAUSE_PEER):
-            return TransportClosed(INTERNAL_ERROR, None, "out of memory", False)
-        if c.close.application:
-            return ApplicationClosed(c.close.code, None, reason, by_peer)
-        if not self.handshake_complete or 0x100 <= c.close.code <= 0x1ff:
-            return HandshakeFailed(c.close.code, c.close.frame_type, reason, by_peer)
-        return TransportClosed(c.close.code, c.close.frame_type, reason, by_peer)
-
     cdef int told_closed(self) except -1:
         cdef StreamHandle handle
         if self.closed_told:
             return 0
         self.closed_told = True
-        self.close_reason = self.make_reason()
+        self.close_reason = close_reason(self.c, self.handshake_complete)
         for handle in list(self.handles.values()):
             handle.on_connection_closed()
         self.emit("closed", None)
@@ -444,6 +423,9 @@ cdef class Connection:
         if self.c != NULL and not self.terminated:
             self.c.ping_due = 1
             self.c.ping_cookie = cookie
+            if self.pings is None:
+                self.pings = set()
+            self.pings.add(cookie)
             self.notify()
 
     def set_knob(self, str name, value):

@@ -23,7 +23,8 @@ cdef class StreamHandle:
     cdef int on_data(self, bytes data, bint fin) except -1       # data may be b"" with fin
     cdef int on_reset(self, uint64_t code) except -1
     cdef int on_stopped(self, uint64_t code) except -1
-    cdef int on_writable(self) except -1                         # buffered fell to the low-water mark (after want_writable)
+    # buffered fell to the low-water mark (after want_writable)
+    cdef int on_writable(self) except -1
     cdef int on_acked(self) except -1                            # everything incl. FIN acknowledged
     cdef int on_connection_closed(self) except -1                # connection.close_reason is set
     cdef int discard(self) except -1
@@ -32,11 +33,13 @@ cdef class StreamHandle:
 
     # For the user side. None of these performs I/O: the driver must call Connection.send afterwards
     # (Connection.wants_send() tells, and the connection calls its `wake` callback once per quiet period).
-    cpdef uint64_t write(self, data) except? 0xFFFFFFFFFFFFFFFF  # bytes-like; returns bytes now buffered (unsent + unacknowledged)
+    # bytes-like; returns bytes now buffered (unsent + unacknowledged)
+    cpdef uint64_t write(self, data) except? 0xFFFFFFFFFFFFFFFF
     cpdef finish(self)
     cpdef reset(self, uint64_t code)
     cpdef stop(self, uint64_t code)
     cpdef uint64_t buffered(self)
     cdef int want_writable(self, uint64_t low_water) except -1   # on_writable once when buffered <= low_water
-    cpdef bytes take(self, uint64_t limit)                       # up to `limit` bytes of what is there (one chunk, or part); b"" when none; extends flow control
+    # up to `limit` bytes of what is there (one chunk, or part); b"" when none; extends flow control
+    cpdef bytes take(self, uint64_t limit)
     cdef bint at_end(self)                                       # fin received and all chunks taken

@@ -1,14 +1,10 @@
 """What we received and owe an ACK for (RFC 9000 §13.2)."""
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint8_t, uint64_t, int64_t
 from stoq.wire.frames cimport FRAME_PING, frame_emit_ack
-from stoq.core.rangeset cimport (
-    Range, RangeSet, rangeset_add, rangeset_at, rangeset_contains, rangeset_first, rangeset_trim_low,
-)
+from stoq.core.rangeset cimport Range, rangeset_add, rangeset_at, rangeset_contains, rangeset_first, rangeset_trim_low
 from stoq.core.record cimport record_frame
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT
-from stoq.core.state cimport (
-    ACK_RANGES_KEPT, ACK_RANGES_SENT, Conn, PacketBuild, SOURCE_ACK, SOURCE_PING, SPACE_APP, Space,
-)
+from stoq.core.state cimport ACK_RANGES_KEPT, ACK_RANGES_SENT, Conn, PacketBuild, SOURCE_ACK, SPACE_APP, Space
 
 cdef enum:
     ACK_DELAY_EXPONENT = 3       # ours: the default of RFC 9000 §18.2, never announced otherwise

@@ -14,7 +14,8 @@ cdef inline void idle_restart(Conn *c, int64_t now) noexcept nogil:
 
 
 # We close: CONNECTION_CLOSE goes out, answers follow for three probe timeouts.
-cdef void close_start(Conn *c, uint64_t code, uint64_t frame_type, bint application, const uint8_t *reason, size_t reason_length, int64_t now) noexcept nogil
+cdef void close_start(Conn *c, uint64_t code, uint64_t frame_type, bint application, const uint8_t *reason,
+        size_t reason_length, int64_t now) noexcept nogil
 # The peer closed.
 cdef void close_by_peer(Conn *c, const Frame *f, int64_t now) noexcept nogil
 # Over at once and silently: idle, stateless reset, version negotiation, internal failure.

@@ -1,7 +1,7 @@
 """Entry points of the data plane: life cycle, receive, send, timers."""
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from stoq.wire.batch cimport Address, SendBatch
 from stoq.crypto.aead cimport AeadBackend, aead_key_clear
 from stoq.core.cc cimport CcOps, cc_find
@@ -21,9 +21,10 @@ from stoq.core.sidestream cimport side_clear, side_init, side_write
 from stoq.core.rangeset cimport rangeset_clear, rangeset_init
 from stoq.core.sources cimport default_sources
 from stoq.core.state cimport (
-    CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CIDS_MAX, CLOSE_CLOSING, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE, CRYPTO_CAP_HANDSHAKE,
-    Conn, EPOCH_HANDSHAKE, EPOCH_INITIAL, EPOCH_ONE_RTT, EV_STREAM_GONE, Event, MIN_DATAGRAM, Path, PeerParams, SKIPPED_REMEMBERED, SPACE_APP,
-    SPACE_HANDSHAKE, SPACE_INITIAL, STREAM_GONE_TOLD, STREAM_IN_CONTROL, Space, Stream,
+    CAUSE_HANDSHAKE_TIMEOUT, CAUSE_IDLE, CIDS_MAX, CLOSE_CLOSING, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE,
+    CRYPTO_CAP_HANDSHAKE, Conn, EPOCH_HANDSHAKE, EPOCH_INITIAL, EPOCH_ONE_RTT, EV_STREAM_GONE, Event, MIN_DATAGRAM,
+    Path, PeerParams, SKIPPED_REMEMBERED, SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL, STREAM_GONE_TOLD,
+    STREAM_IN_CONTROL, Space, Stream,
 )
 from stoq.core.streams cimport stream_maybe_free, stream_pop_readable, streams_apply_params, streams_clear
 
@@ -279,7 +280,8 @@ cdef void core_timer(Conn *c, int64_t now) noexcept nogil:
         recovery_timeout(c, now)
 
 
-cdef int core_install_key(Conn *c, int epoch, bint sending, uint16_t suite, const uint8_t *secret, size_t length) noexcept nogil:
+cdef int core_install_key(Conn *c, int epoch, bint sending, uint16_t suite, const uint8_t *secret,
+        size_t length) noexcept nogil:
     return handshake_install_key(c, epoch, sending, suite, secret, length)
 
 

@@ -4,4 +4,5 @@ from stoq.core.state cimport Conn
 
 # Walk a payload: 0, or the transport error to close with (c.close_frame_type tells the frame).
 # *eliciting: whether the packet must be acknowledged.
-cdef uint64_t dispatch_payload(Conn *c, int space, const uint8_t *p, const uint8_t *end, uint64_t pn, uint8_t ecn, int64_t now, bint *eliciting) noexcept nogil
+cdef uint64_t dispatch_payload(Conn *c, int space, const uint8_t *p, const uint8_t *end, uint64_t pn, uint8_t ecn,
+        int64_t now, bint *eliciting) noexcept nogil

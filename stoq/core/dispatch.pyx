@@ -1,16 +1,15 @@
 """Frames of a decrypted packet to their handlers: a switch for the frequent ones, a table for the rest."""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from stoq.wire.header cimport TOKEN_MAX
 from stoq.wire.varint cimport Cursor, varint_get
 from stoq.wire.frames cimport (
-    EPOCH_1, EPOCH_H, EPOCH_I, FRAME_ACK, FRAME_ACK_ECN, FRAME_APPLICATION_CLOSE, FRAME_CONNECTION_CLOSE, FRAME_CRYPTO,
-    FRAME_DATA_BLOCKED, FRAME_HANDSHAKE_DONE, FRAME_MAX_DATA, FRAME_MAX_STREAMS_BIDI, FRAME_MAX_STREAMS_UNI,
-    FRAME_MAX_STREAM_DATA, FRAME_NEW_CONNECTION_ID, FRAME_NEW_TOKEN, FRAME_PADDING, FRAME_PATH_CHALLENGE,
-    FRAME_PATH_RESPONSE, FRAME_PING, FRAME_RESET_STREAM, FRAME_RETIRE_CONNECTION_ID, FRAME_STOP_SENDING, FRAME_STREAM,
-    FRAME_STREAMS_BLOCKED_BIDI, FRAME_STREAMS_BLOCKED_UNI, FRAME_STREAM_DATA_BLOCKED, FRAME_UNKNOWN, Frame, FrameRow,
-    frame_parse, frame_row,
+    EPOCH_1, EPOCH_H, EPOCH_I, FRAME_ACK, FRAME_ACK_ECN, FRAME_APPLICATION_CLOSE, FRAME_CONNECTION_CLOSE,
+    FRAME_CRYPTO, FRAME_HANDSHAKE_DONE, FRAME_MAX_DATA, FRAME_MAX_STREAMS_BIDI, FRAME_MAX_STREAMS_UNI,
+    FRAME_MAX_STREAM_DATA, FRAME_NEW_CONNECTION_ID, FRAME_NEW_TOKEN, FRAME_PATH_CHALLENGE, FRAME_PATH_RESPONSE,
+    FRAME_RESET_STREAM, FRAME_RETIRE_CONNECTION_ID, FRAME_STOP_SENDING, FRAME_STREAM, FRAME_STREAM_DATA_BLOCKED,
+    FRAME_UNKNOWN, Frame, FrameRow, frame_parse, frame_row,
 )
 from stoq.core.cids cimport cid_on_new, cid_on_retire
 from stoq.core.closing cimport close_by_peer
@@ -173,7 +172,8 @@ cdef void fill_handlers() noexcept nogil:
 fill_handlers()
 
 
-cdef uint64_t extension_frame(Conn *c, Cursor *at, uint64_t pn, uint8_t ecn, int64_t now, bint *eliciting) noexcept nogil:
+cdef uint64_t extension_frame(Conn *c, Cursor *at, uint64_t pn, uint8_t ecn, int64_t now,
+        bint *eliciting) noexcept nogil:
     """A frame type without a row in wire: an extension's, if it was negotiated (SECURITY row 24)."""
     cdef ExtFrame *slot
     cdef Frame f

@@ -1,6 +1,5 @@
 """The rows of knobs and stats: names, units, ranges. Stubs, docs and the shell's dicts come from these tables."""
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
 MS = 1_000_000
 
@@ -8,7 +7,8 @@ MS = 1_000_000
 KNOB_ROWS = (
     ("max_datagram_size", "bytes", 1200, 1200, 65527, "next packet", "UDP payload of a full packet"),
     ("max_ack_delay_ns", "ns", 25 * MS, 0, 16383 * MS, "next ACK", "longest an ACK is held back (RFC 9000 §13.2.1)"),
-    ("ack_frequency", "packets", 2, 1, 255, "next packet", "ack-eliciting packets that trigger an ACK (RFC 9000 §13.2.2)"),
+    ("ack_frequency", "packets", 2, 1, 255, "next packet",
+            "ack-eliciting packets that trigger an ACK (RFC 9000 §13.2.2)"),
     ("pacing", "0/1", 1, 0, 1, "next ACK", "spread packets over the round trip (RFC 9002 §7.7)"),
     ("pacing_burst_ns", "ns", 2 * MS, 0, 100 * MS, "next ACK", "part of the pacing rate that may leave at once"),
     ("receive_window", "bytes", 1 << 20, 1 << 14, 1 << 30, "start", "connection flow-control window at first"),

@@ -10,9 +10,7 @@ from stoq.core.rangeset cimport rangeset_memory
 from stoq.core.recvbuf cimport recvbuf_memory
 from stoq.core.sendbuf cimport sendbuf_memory
 from stoq.core.sentlog cimport FrameRec, SentPacket
-from stoq.core.state cimport (
-    Conn, EXT_QUEUE_MAX, Event, ExtFrame, ExtNotice, ExtOut, Path, SPACE_APP, Space, Stream,
-)
+from stoq.core.state cimport Conn, EXT_QUEUE_MAX, Event, ExtFrame, ExtNotice, ExtOut, Path, Space, Stream
 
 cdef enum:
     # What aead_openssl keeps for a key in use: its struct, a GCM context and a context for header protection.

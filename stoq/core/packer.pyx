@@ -19,8 +19,8 @@ from stoq.core.sentlog cimport (
     FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_PROBE, sentlog_at, sentlog_reserve,
 )
 from stoq.core.state cimport (
-    CLOSE_CLOSING, CLOSE_NONE, Conn, LOCAL_CID_MAX, MIN_DATAGRAM, PacketBuild, Path, SKIPPED_REMEMBERED, SOURCE_MTU,
-    SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL, Source, Space,
+    CLOSE_CLOSING, CLOSE_NONE, Conn, MIN_DATAGRAM, PacketBuild, SKIPPED_REMEMBERED, SOURCE_MTU, SPACE_APP,
+    SPACE_HANDSHAKE, SPACE_INITIAL, Source, Space,
 )
 
 cdef enum:
@@ -109,8 +109,8 @@ cdef bint begin(Conn *c, PacketBuild *b, int space, uint8_t *p, size_t room, bin
         p = header_put_short(p, c.dcid.cid, c.dcid.length, 0, 0, b.pn_length)
     else:
         b.epoch_bit = EPOCH_I if space == SPACE_INITIAL else EPOCH_H
-        # Type, version, two IDs with lengths, token with length, Length, packet number, one frame, tag.
-        if room < 1 + 4 + 2 + <size_t>c.dcid.length + c.local_cids[0].length + 2 + c.token_length + 2 + 4 + 4 + AEAD_TAG:
+        # 19: type, version, three lengths (1, 1, 2), Length, packet number, four bytes of frames. And IDs, token, tag.
+        if room < 19 + <size_t>c.dcid.length + c.local_cids[0].length + c.token_length + AEAD_TAG:
             return 0
         p = header_put_long(
             p, PACKET_INITIAL if space == SPACE_INITIAL else PACKET_HANDSHAKE, c.version,
@@ -216,7 +216,7 @@ cdef void note_limit(Conn *c, int what, int64_t now) noexcept nogil:
         c.stats.limited_pacing_ns += gone
     elif c.limited_by == LIMIT_APP:
         c.stats.limited_app_ns += gone
-    if what == LIMIT_APP and c.limited_by != LIMIT_NONE:
+    if what == LIMIT_APP and c.limited_by != LIMIT_NONE and c.limited_by != LIMIT_APP:
         c.stats.low_queue += 1
     c.limited_by = what
     c.limited_since = now
@@ -303,7 +303,8 @@ cdef int build_handshake(Conn *c, uint8_t *p, size_t room, uint32_t *size, int64
     return 0
 
 
-cdef int build_short(Conn *c, uint8_t *p, size_t room, Train *train, uint32_t *size, int *limit, int64_t now) noexcept nogil:
+cdef int build_short(Conn *c, uint8_t *p, size_t room, Train *train, uint32_t *size, int *limit,
+        int64_t now) noexcept nogil:
     """One 1-RTT packet, to be sealed with its train. *size = 0: nothing (more) may leave. -1: failure."""
     cdef PacketBuild b
     cdef Space *sp = &c.spaces[SPACE_APP]

@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp, memcpy
 from stoq.wire.header cimport (
-    Header, PACKET_HANDSHAKE, PACKET_INITIAL, PACKET_RETRY, PACKET_VERSION_NEGOTIATION, PACKET_ZERO_RTT, header_parse,
+    Header, PACKET_HANDSHAKE, PACKET_INITIAL, PACKET_RETRY, PACKET_VERSION_NEGOTIATION, header_parse,
 )
 from stoq.wire.packet_number cimport pn_decode
 from stoq.crypto.aead cimport AEAD_BATCH_MAX, AEAD_TAG, AeadJob, HP_SAMPLE
@@ -71,7 +71,8 @@ cdef inline void count_auth_failure(Conn *c) noexcept nogil:
         event_push(c, EV_AUTH_THRESHOLD, NULL, 0, c.stats.auth_failures)
 
 
-cdef int receive_short(Conn *c, uint8_t *data, uint32_t length, uint32_t segment, bint whole, int64_t now) noexcept nogil:
+cdef int receive_short(Conn *c, uint8_t *data, uint32_t length, uint32_t segment, bint whole,
+        int64_t now) noexcept nogil:
     """Short-header packets, one a segment, as a batch: masks, numbers, decryption, frames. 0 or DEAD.
 
     whole: each packet is its datagram (a stateless reset can only be that).
@@ -175,7 +176,8 @@ cdef int open_long(Conn *c, int space, uint8_t *p, const Header *h, AeadJob *job
     return 0 if job.ok else AUTH_FAILURE
 
 
-cdef int receive_long(Conn *c, uint8_t *p, uint32_t length, uint32_t datagram, uint32_t *used, int64_t now) noexcept nogil:
+cdef int receive_long(Conn *c, uint8_t *p, uint32_t length, uint32_t datagram, uint32_t *used,
+        int64_t now) noexcept nogil:
     """One long-header packet at p; *used: bytes it took. DONE, NEED_TLS or DEAD."""
     cdef Header h
     cdef AeadJob job

@@ -4,7 +4,8 @@ from stoq.core.sentlog cimport FrameRec, slab_take
 from stoq.core.state cimport Conn, PacketBuild
 
 
-cdef inline FrameRec *record_frame(Conn *c, PacketBuild *b, uint8_t source, uint8_t kind, uint64_t cookie) noexcept nogil:
+cdef inline FrameRec *record_frame(Conn *c, PacketBuild *b, uint8_t source, uint8_t kind,
+        uint64_t cookie) noexcept nogil:
     """Note a frame that was just written into b; NULL: out of memory. Valid until the next call."""
     cdef uint32_t index = slab_take(&c.slab)
     cdef FrameRec *r

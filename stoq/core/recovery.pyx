@@ -5,11 +5,12 @@ from stoq.wire.frames cimport AckWalk, Frame, ack_walk_init, ack_walk_next
 from stoq.core.cc cimport AckSample, LossSample
 from stoq.core.pacer cimport pacer_set
 from stoq.core.sentlog cimport (
-    FrameRec, SENT_ACKED, SENT_ACK_ELICITING, SENT_APP_LIMITED, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE, SENT_OUTSTANDING, SentPacket,
-    sentlog_advance, sentlog_at, sentlog_clear, slab_give,
+    FrameRec, SENT_ACKED, SENT_ACK_ELICITING, SENT_APP_LIMITED, SENT_IN_FLIGHT, SENT_MTU_PROBE, SENT_NONE,
+    SENT_OUTSTANDING, SentPacket, sentlog_advance, sentlog_at, sentlog_clear, slab_give,
 )
 from stoq.core.state cimport (
-    CLOSE_NONE, Conn, MIN_DATAGRAM, PacketBuild, Path, SKIPPED_REMEMBERED, SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL, Source, Space,
+    CLOSE_NONE, Conn, MIN_DATAGRAM, PacketBuild, Path, SKIPPED_REMEMBERED, SPACE_APP, SPACE_HANDSHAKE, SPACE_INITIAL,
+    Source, Space,
 )
 
 cdef enum:

@@ -1,6 +1,6 @@
 """Sent packets of one packet-number space, and the frame records they own."""
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 
 cdef enum:

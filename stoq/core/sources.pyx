@@ -16,10 +16,10 @@ from stoq.core.sendbuf cimport sendbuf_acked, sendbuf_copy, sendbuf_lost, sendbu
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT
 from stoq.core.sidestream cimport SideStream
 from stoq.core.state cimport (
-    CIDS_MAX, CID_RETIRE_PENDING_MAX, Conn, EV_PING_ACKED, ExtNotice, ExtOut, LocalCid, PacketBuild, Path,
-    SOURCE_CONTROL, SOURCE_CRYPTO, SOURCE_EXT, SOURCE_PING, SPACE_APP, STREAM_BLOCKED_DUE, STREAM_DONE,
-    STREAM_FIN_READ, STREAM_IN_CONTROL, STREAM_MAX_DUE, STREAM_RESET_ACKED, STREAM_RESET_DUE, STREAM_RESET_GOT,
-    STREAM_STOP_DUE, STREAM_STOP_SENT, Source, SourceTable, Stream, StreamKind,
+    CIDS_MAX, CID_RETIRE_PENDING_MAX, Conn, EV_PING_ACKED, ExtNotice, ExtOut, LocalCid, PacketBuild, SOURCE_CONTROL,
+    SOURCE_CRYPTO, SOURCE_EXT, SOURCE_PING, SPACE_APP, STREAM_BLOCKED_DUE, STREAM_DONE, STREAM_FIN_READ,
+    STREAM_IN_CONTROL, STREAM_MAX_DUE, STREAM_RESET_ACKED, STREAM_RESET_DUE, STREAM_RESET_GOT, STREAM_STOP_DUE,
+    STREAM_STOP_SENT, Source, SourceTable, Stream, StreamKind,
 )
 from stoq.core.streams cimport (
     connection_grant, stream_check_done, stream_grant, stream_maybe_free, stream_push_control,

@@ -292,7 +292,8 @@ cdef struct PacketBuild:
     uint32_t flags                   # SentFlag
     uint32_t frames                  # first record
     uint32_t frames_tail
-    const uint8_t *tail              # the last tail_length bytes of the payload lie there, not before p (sealed without a copy)
+    # the last tail_length bytes of the payload lie there, not before p (sealed without a copy)
+    const uint8_t *tail
     uint32_t tail_length
     bint path_frame                  # holds PATH_CHALLENGE or PATH_RESPONSE: padded to 1200 bytes
     bint probe

@@ -4,7 +4,9 @@ from stoq.wire.varint cimport varint_size
 from stoq.wire.frames cimport frame_emit_stream_head
 from stoq.core.events cimport event_push
 from stoq.core.record cimport record_frame
-from stoq.core.sendbuf cimport sendbuf_acked, sendbuf_complete, sendbuf_copy, sendbuf_lost, sendbuf_peek, sendbuf_run, sendbuf_sent
+from stoq.core.sendbuf cimport (
+    sendbuf_acked, sendbuf_complete, sendbuf_copy, sendbuf_lost, sendbuf_peek, sendbuf_run, sendbuf_sent,
+)
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT
 from stoq.core.state cimport (
     Conn, EV_STREAM_FINISHED, EV_STREAM_WRITABLE, PacketBuild, SOURCE_STREAM, SPACE_APP, STREAM_BLOCKED_DUE,

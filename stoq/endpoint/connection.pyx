@@ -111,6 +111,7 @@ cdef class Connection(Session):
         wake_all(self.opening)
 
     def closed(self, connection):
+        Session.closed(self, connection)
         wake_all(self.connected_waiters)
         wake_all(self.opening)
         wake_all(self.closed_waiters)

@@ -391,9 +391,7 @@ cdef class Endpoint:
         self.last_session = NULL
         self.timers.remove(session.timer)
         session.timer = -1
-        if session.half_open:
-            session.half_open = False
-            self.half_open -= 1
+        session.handshake_over()
         self.sessions.discard(session)
         if not session.connection.terminated:
             session.terminated(session.connection)

@@ -23,3 +23,4 @@ cdef class Session:
     cdef bytes initial_id                # the client's first DCID, while it leads here
     cdef unsigned long thread            # the only one that may use it
     cdef int check_thread(self) except -1
+    cdef int handshake_over(self) except -1

@@ -33,11 +33,15 @@ cdef class Session:
             raise RuntimeError("a stoq connection belongs to the thread that made it")
         return 0
 
-    def handshake_completed(self, connection):
-        """TLS is done: streams can be used in both directions."""
+    cdef int handshake_over(self) except -1:
         if self.half_open:
             self.half_open = False
             self.endpoint.handshake_ended()
+        return 0
+
+    def handshake_completed(self, connection):
+        """TLS is done: streams can be used in both directions."""
+        self.handshake_over()
 
     def stream_opened(self, connection, stream):
         """The peer opened a stream."""
@@ -47,6 +51,7 @@ cdef class Session:
 
     def closed(self, connection):
         """connection.close_reason is set. The connection may linger to answer late packets."""
+        self.handshake_over()
 
     def terminated(self, connection):
         """Nothing will be sent or received any more."""

@@ -193,6 +193,7 @@ class Side(Session):
         self.open_streams()
 
     def closed(self, connection: Any) -> None:
+        super().closed(connection)
         self.reason = connection.close_reason
 
     def terminated(self, connection: Any) -> None:

@@ -101,7 +101,7 @@ def test_refused_alpn() -> None:
             with pytest.raises(HandshakeFailed, match="no_application_protocol") as caught:
                 await connect(server, alpn="other")
             assert caught.value.alert == 120
-            await eventually(lambda: not server.connections)
+            await eventually(lambda: server.endpoint.half_open == 0)
 
     run("asyncio", test)
 
