@@ -89,7 +89,6 @@ cdef int receive_short(Conn *c, uint8_t *data, uint32_t length, uint32_t segment
     cdef uint32_t size, i, j, pn_len, kept
     cdef uint32_t head = 1 + c.cid_length
     cdef uint64_t expected
-    cdef int failed
     while pos < length:
         size = length - pos if length - pos < segment else segment
         p = data + pos
@@ -128,8 +127,8 @@ cdef int receive_short(Conn *c, uint8_t *data, uint32_t length, uint32_t segment
         job.tail_length = 0
         totals[kept] = totals[i]
         kept += 1
-    failed = sp.rx.backend.open(&sp.rx, jobs, kept)
-    if c.hooks.digest != NULL and failed == 0:
+    sp.rx.backend.open(&sp.rx, jobs, kept)
+    if c.hooks.digest != NULL:
         c.hooks.digest(c.hooks.digest_context, 0, jobs, kept)
     for i in range(kept):
         job = &jobs[i]

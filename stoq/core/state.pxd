@@ -328,7 +328,8 @@ cdef struct SourceTable:
 ctypedef void (*DigestHook)(void *context, bint sending, AeadJob *jobs, uint32_t n) noexcept nogil
 
 cdef struct Hooks:
-    DigestHook digest                # NULL: off. jobs[i].payload is plaintext of length - 16 (open) or length (seal)
+    # NULL: off. jobs[i].payload is plaintext: `length` bytes to be sealed; where jobs[i].ok, length - 16 opened ones.
+    DigestHook digest
     void *digest_context
 
 # ---------------------------------------------------------------- the peer's transport parameters that the core obeys

@@ -1,4 +1,5 @@
-# Linux timers as file descriptors: event loops round their own timers to a millisecond (epoll_wait), and pacing needs less.
+# Linux timers as file descriptors: event loops round their own timers to a millisecond (epoll_wait); pacing needs
+# less.
 from libc.stdint cimport int64_t
 
 cdef extern from *:

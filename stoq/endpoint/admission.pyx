@@ -146,6 +146,7 @@ cdef class DefaultAdmission(Admission):
         cdef size_t n = info.token_length, body, at
         cdef size_t original = 0, scid = 0
         cdef uint64_t issued = 0
+        cdef int64_t lifetime
         cdef int i
         cdef bint retry = p[0] == KIND_RETRY
         cdef bint fresh, mine
@@ -177,7 +178,8 @@ cdef class DefaultAdmission(Admission):
                 out.verdict = ADMIT_DROP
             return 0
         now = self.token_time(now)
-        fresh = <int64_t>issued <= now and now - <int64_t>issued <= (self.retry_lifetime if retry else self.token_lifetime)
+        lifetime = self.retry_lifetime if retry else self.token_lifetime
+        fresh = <int64_t>issued <= now and now - <int64_t>issued <= lifetime
         if not retry:
             out.validated = out.validated or fresh
             return 0
@@ -233,7 +235,8 @@ cdef class DefaultAdmission(Admission):
         info.flags = DATAGRAM_VALIDATED if vouched else 0
         info.half_open, info.connections = half_open, connections
         self.admit(&info, now, &out)
-        decision = {"verdict": _NAMES[out.verdict], "validated": bool(out.validated), "traffic_class": out.traffic_class}
+        decision = {"verdict": _NAMES[out.verdict], "validated": bool(out.validated)}
+        decision["traffic_class"] = out.traffic_class
         if out.verdict == ADMIT_REFUSE:
             decision["error_code"] = out.error_code
         if out.retried:

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 POOL_IDS: int
+FIRST_POOL_IDS: int
 RESET_KEY_MIN: int
 TOKEN_LABEL: bytes
 UNKNOWN_DROP: str

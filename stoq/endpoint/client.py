@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Generator, Sequence
@@ -17,16 +18,32 @@ from stoq.endpoint.loopdriver import LoopDriver
 from stoq.endpoint.options import Keylog, PathOrPem, client_configuration
 from stoq.endpoint.stream import Stream
 from stoq.errors import ConfigurationError, HandshakeFailed
-from stoq.io.transport import TransportError
+from stoq.io.transport import TransportError, normalize_address
 from stoq.io.udp import open_udp
 
 Address = tuple[str, int]
+
+
+def is_literal(host: str) -> bool:
+    """Is it an IP address already (an IPv6 scope included)?"""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
 
 
 async def resolve(host: str, port: int) -> list[Address]:
     """Every address of a host, the system's preference first. TransportError when there is none."""
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"a port is 0 to 65535, not {port}")
+    if is_literal(host):
+        # The resolver runs in a thread: a tenth of a millisecond that an address does not need.
+        return [(host, port)]
+    with contextlib.suppress(ConfigurationError):
+        return [normalize_address((host, port))]  # a literal address: asyncio would ask a thread
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
@@ -139,7 +156,7 @@ def connect(
     transport_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> Connecting:
-    """Connect to a QUIC server: `connection = await stoq.connect(...)`, or `async with stoq.connect(...) as connection`.
+    """Connect to a QUIC server: `connection = await connect(...)`, or `async with connect(...) as connection`.
 
     host, port: a name or an IP address. alpn: application protocols, best first; the server must speak one of them.
     ca_file, ca_data: PEM certificates to trust instead of the system's. verify=False checks no certificate.

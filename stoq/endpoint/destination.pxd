@@ -3,7 +3,8 @@ from libc.stdint cimport uint8_t, uint32_t
 from stoq.endpoint.cidmap cimport CIDMAP_ID_MAX
 
 
-cdef inline bint destination(const uint8_t *p, uint32_t size, size_t short_length, const uint8_t **cid, size_t *length) noexcept nogil:
+cdef inline bint destination(const uint8_t *p, uint32_t size, size_t short_length,
+                             const uint8_t **cid, size_t *length) noexcept nogil:
     """Destination ID of a datagram's first packet; False when it has none that could be ours."""
     if size == 0:
         return False

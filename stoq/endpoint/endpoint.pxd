@@ -73,9 +73,11 @@ cdef class Endpoint:
     cdef int deliver(self, Session session, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1
     cdef int process(self, int64_t now) except -1
     cdef int stray(self, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1
+    cdef bint may_reply(self, uint32_t i, int64_t now) noexcept
     cdef int stray_short(self, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1
     cdef int stray_initial(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, int64_t now) except -1
-    cdef int accept(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, const Admitted *how, int64_t now) except -1
+    cdef int accept(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, const Admitted *how,
+                    int64_t now) except -1
     cdef int adopt(self, Session session, Connection connection, bytes cid) except -1
     cdef bytes new_id(self)
     cdef int issue(self, Session session) except -1

@@ -11,13 +11,12 @@ from stoq.core.state cimport CLOSE_CLOSING, CLOSE_DRAINING, MIN_DATAGRAM
 from stoq.endpoint.admission cimport ADMIT_ACCEPT, ADMIT_REFUSE, ADMIT_RETRY, InitialInfo
 from stoq.endpoint.destination cimport destination
 from stoq.endpoint.outbox cimport Outbox
-from stoq.endpoint.replies cimport REPLY_ROOM, put_refusal, put_retry, put_stateless_reset
+from stoq.endpoint.replies cimport put_refusal, put_retry, put_stateless_reset, put_versions
 from stoq.endpoint.session cimport Driver, Session
 from stoq.io.transport cimport address_to_python
 from stoq.wire.batch cimport DATAGRAM_TRUNCATED
 from stoq.wire.header cimport (
-    HEADER_OK, PACKET_INITIAL, PACKET_UNKNOWN_VERSION, PACKET_ZERO_RTT, QUIC_V1, header_parse,
-    header_put_version_negotiation,
+    HEADER_OK, PACKET_INITIAL, PACKET_UNKNOWN_VERSION, PACKET_ZERO_RTT, header_parse,
 )
 
 from stoq.connection.factory import client_connection, server_connection
@@ -36,8 +35,9 @@ cdef enum:
     LATE_TIMER_NS = 1000000
     RANDOM_REPLY = 32
 
-cdef uint32_t[1] VERSIONS
-VERSIONS[0] = QUIC_V1
+
+cdef inline const uint8_t *raw(bytes data) noexcept:
+    return <const uint8_t *><const char *>data
 
 
 cdef class Endpoint:
@@ -62,7 +62,7 @@ cdef class Endpoint:
             raise ConfigurationError(f"unknown is 'drop', 'reset' or a callable, not {unknown!r}")
         self.transport = transport
         self.configuration = configuration
-        self.admission = DefaultAdmission() if admission is None else admission
+        self.admission = DefaultAdmission() if admission is None and configuration is not None else admission
         self.scheme = RandomCids(random=random) if scheme is None else scheme
         self.session_factory = session_factory
         self.stream_factory = stream_factory
@@ -188,8 +188,6 @@ cdef class Endpoint:
         cdef void *found
         cdef uint8_t *room
         cdef size_t length
-        cdef uint32_t random
-        cdef bytes noise
         self.count.unknown += 1
         if size == 0:
             return 0
@@ -207,16 +205,16 @@ cdef class Endpoint:
         if h.type == PACKET_INITIAL:
             return self.stray_initial(i, at, size, &h, now)
         # RFC 9000 §6.1: only for datagrams that could open a connection; never in answer to Version Negotiation.
-        if h.type == PACKET_UNKNOWN_VERSION and size >= MIN_DATAGRAM and self.replies.allow(&self.incoming.peer[i], now):
+        if h.type == PACKET_UNKNOWN_VERSION and size >= MIN_DATAGRAM and self.may_reply(i, now):
             room = self.outbox.reply_room()
             if room != NULL:
-                noise = self.random(4)
-                memcpy(&random, <const char *>noise, 4)
-                length = header_put_version_negotiation(
-                    room, REPLY_ROOM, h.dcid, h.dcid_length, h.scid, h.scid_length, VERSIONS, 1, random)
+                length = put_versions(room, &h, raw(self.random(4)))
                 self.count.versions += length != 0
                 self.outbox.reply(&self.incoming, i, length)
         return 0
+
+    cdef bint may_reply(self, uint32_t i, int64_t now) noexcept:
+        return self.replies.allow(&self.incoming.peer[i], now)
 
     cdef int stray_short(self, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1:
         cdef uint8_t *p = self.incoming.data[i] + at
@@ -240,13 +238,13 @@ cdef class Endpoint:
             except Exception:
                 logger.exception("handing over a datagram failed")
             return 0
-        if not self.replies.allow(&self.incoming.peer[i], now):
+        if not self.may_reply(i, now):
             return 0
         room = self.outbox.reply_room()
         if room != NULL:
             noise = self.random(RANDOM_REPLY)
             token = self.scheme.reset_token(cid)
-            length = put_stateless_reset(room, size, <const uint8_t *><const char *>token, <const uint8_t *><const char *>noise)
+            length = put_stateless_reset(room, size, raw(token), raw(noise))
             self.count.resets += length != 0
             self.outbox.reply(&self.incoming, i, length)
         return 0
@@ -275,7 +273,7 @@ cdef class Endpoint:
         if how.verdict == ADMIT_ACCEPT:
             return self.accept(i, at, size, h, &how, now)
         room = NULL
-        if how.verdict == ADMIT_RETRY or how.verdict == ADMIT_REFUSE and self.replies.allow(&self.incoming.peer[i], now):
+        if how.verdict == ADMIT_RETRY or how.verdict == ADMIT_REFUSE and self.may_reply(i, now):
             room = self.outbox.reply_room()
         if room == NULL:
             self.count.not_admitted += 1
@@ -283,17 +281,17 @@ cdef class Endpoint:
         scid = self.scheme.make()
         if how.verdict == ADMIT_RETRY:
             token = self.admission.mint_retry(
-                address_to_python(&self.incoming.peer[i]), PyBytes_FromStringAndSize(<const char *>h.dcid, h.dcid_length),
-                scid, h.version, now)
-            length = put_retry(room, h, <const uint8_t *><const char *>scid, len(scid),
-                               <const uint8_t *><const char *>token, len(token), <uint8_t>scid[0])
+                address_to_python(&self.incoming.peer[i]),
+                PyBytes_FromStringAndSize(<const char *>h.dcid, h.dcid_length), scid, h.version, now)
+            length = put_retry(room, h, raw(scid), len(scid), raw(token), len(token), <uint8_t>scid[0])
             self.count.retries += length != 0
         else:
-            length = put_refusal(room, h, <const uint8_t *><const char *>scid, len(scid), how.error_code)
+            length = put_refusal(room, h, raw(scid), len(scid), how.error_code)
             self.count.refused += length != 0
         return self.outbox.reply(&self.incoming, i, length)
 
-    cdef int accept(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, const Admitted *how, int64_t now) except -1:
+    cdef int accept(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, const Admitted *how,
+                    int64_t now) except -1:
         cdef bytes dcid = PyBytes_FromStringAndSize(<const char *>h.dcid, h.dcid_length)
         cdef bytes cid = self.new_id()
         cdef Session session
@@ -313,7 +311,7 @@ cdef class Endpoint:
         self.half_open += 1
         self.count.accepted += 1
         session.initial_id = dcid
-        self.initials.put(<const uint8_t *><const char *>dcid, len(dcid), <void *>session)
+        self.initials.put(raw(dcid), len(dcid), <void *>session)
         return self.deliver(session, i, at, size, now)
 
     # ---- connections
@@ -337,7 +335,7 @@ cdef class Endpoint:
 
     cdef int adopt(self, Session session, Connection connection, bytes cid) except -1:
         session.timer = self.timers.add(<void *>session)
-        self.ids.put(<const uint8_t *><const char *>cid, len(cid), <void *>session)
+        self.ids.put(raw(cid), len(cid), <void *>session)
         session.ids.append(cid)
         self.sessions.add(session)
         connection.listener = session
@@ -350,7 +348,7 @@ cdef class Endpoint:
 
     cdef bytes new_id(self):
         cdef bytes cid = self.scheme.make()
-        while self.ids.get(<const uint8_t *><const char *>cid, len(cid)) != NULL:
+        while self.ids.get(raw(cid), len(cid)) != NULL:
             cid = self.scheme.make()
         return cid
 
@@ -361,8 +359,8 @@ cdef class Endpoint:
         while wanted:
             cid = self.new_id()
             token = self.scheme.reset_token(cid)
-            session.connection.add_cid(<const uint8_t *><const char *>cid, <const uint8_t *><const char *>token)
-            self.ids.put(<const uint8_t *><const char *>cid, len(cid), <void *>session)
+            session.connection.add_cid(raw(cid), raw(token))
+            self.ids.put(raw(cid), len(cid), <void *>session)
             session.ids.append(cid)
             wanted -= 1
         return 0
@@ -371,7 +369,7 @@ cdef class Endpoint:
         """The peer retired one of our IDs."""
         if cid in session.ids:
             session.ids.remove(cid)
-            self.ids.pop(<const uint8_t *><const char *>cid, len(cid))
+            self.ids.pop(raw(cid), len(cid))
             self.last_session = NULL
 
     def handshake_ended(self):
@@ -383,10 +381,10 @@ cdef class Endpoint:
         if session not in self.sessions:
             return 0
         for cid in session.ids:
-            self.ids.pop(<const uint8_t *><const char *>cid, len(cid))
+            self.ids.pop(raw(cid), len(cid))
         session.ids = []
         if session.initial_id is not None:
-            self.initials.pop(<const uint8_t *><const char *>session.initial_id, len(session.initial_id))
+            self.initials.pop(raw(session.initial_id), len(session.initial_id))
             session.initial_id = None
         self.last_session = NULL
         self.timers.remove(session.timer)
@@ -505,9 +503,9 @@ cdef class Endpoint:
 
     cpdef on_readable(self):
         """Datagrams have arrived. Returns whether more may be waiting."""
-        cdef int rounds, n
+        cdef int n
         cdef int64_t now
-        for rounds in range(self.receive_batches):
+        for _ in range(self.receive_batches):
             if self.transport.closed:    # the last connection ended with the batch before
                 return False
             n = self.transport.receive(&self.incoming)
@@ -570,11 +568,6 @@ cdef class Endpoint:
         """When on_timer() is due, in ns of the clock; None: never."""
         cdef int64_t deadline = self.timers.next()
         return deadline if deadline else None
-
-    @property
-    def has_ready(self):
-        """flush() has something to do."""
-        return bool(self.ready) and not self.outbox.blocked
 
     @property
     def is_blocked(self):

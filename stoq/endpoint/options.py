@@ -15,6 +15,8 @@ from stoq.crypto.trust import TrustStore
 from stoq.errors import ConfigurationError
 from stoq.tls import TlsConfiguration
 
+__all__ = ["Configuration", "client_configuration", "server_configuration"]
+
 PathOrPem = str | os.PathLike[str] | bytes
 Keylog = str | os.PathLike[str] | bool | Callable[[str], None] | None
 
@@ -114,15 +116,20 @@ def alpn_list(alpn: str | Sequence[str] | None) -> list[str] | None:
     return [alpn] if isinstance(alpn, str) else list(alpn)
 
 
-def merged(configuration: Configuration | None, is_client: bool, tls: dict[str, Any], rest: dict[str, Any]) -> Configuration:
+def merged(
+    configuration: Configuration | None, is_client: bool, tls: dict[str, Any], options: dict[str, Any]
+) -> Configuration:
     """A Configuration: the given one (or the defaults) with these fields replaced. ConfigurationError."""
     known = {f.name for f in dataclasses.fields(Configuration)} - {"tls"}
-    for name in rest:
+    rest: dict[str, Any] = {}
+    for name, value in options.items():
         if name in TLS_OPTIONS:
-            tls[name] = rest[name]
-        elif name not in known:
-            raise ConfigurationError(f"unknown option {name!r}; there are {', '.join(sorted(known | set(TLS_OPTIONS)))}")
-    rest = {name: value for name, value in rest.items() if name not in TLS_OPTIONS}
+            tls[name] = value
+        elif name in known:
+            rest[name] = value
+        else:
+            known_names = ", ".join(sorted(known | set(TLS_OPTIONS)))
+            raise ConfigurationError(f"unknown option {name!r}; there are {known_names}")
     if configuration is None:
         return Configuration(TlsConfiguration(is_client=is_client, **tls), **rest)
     if configuration.tls.is_client != is_client:

@@ -25,6 +25,10 @@ cdef class ReplyLimit:
     cdef bint allow(self, const Address *peer, int64_t now) noexcept nogil
 
 # Each returns the length written to p (room for REPLY_ROOM bytes), or 0.
-cdef size_t put_stateless_reset(uint8_t *p, size_t trigger, const uint8_t *token, const uint8_t *random32) noexcept nogil
-cdef size_t put_retry(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length, const uint8_t *token, size_t token_length, uint8_t random) noexcept nogil
-cdef size_t put_refusal(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length, uint64_t error_code) noexcept nogil
+cdef size_t put_stateless_reset(uint8_t *p, size_t trigger, const uint8_t *token,
+                                const uint8_t *random32) noexcept nogil
+cdef size_t put_versions(uint8_t *p, const Header *h, const uint8_t *random4) noexcept nogil
+cdef size_t put_retry(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length, const uint8_t *token,
+                      size_t token_length, uint8_t random) noexcept nogil
+cdef size_t put_refusal(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length,
+                        uint64_t error_code) noexcept nogil

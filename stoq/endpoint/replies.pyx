@@ -1,8 +1,12 @@
 """Answers to datagrams of no connection. Each is smaller than the datagram that it answers."""
 from libc.string cimport memcpy, memset
-from stoq.crypto.aead cimport AEAD_TAG, HP_SAMPLE, SUITE_AES_128_GCM, AeadBackend, AeadJob, AeadKey, aead_default, aead_key_clear
+from stoq.crypto.aead cimport (
+    AEAD_TAG, HP_SAMPLE, SUITE_AES_128_GCM, AeadBackend, AeadJob, AeadKey, aead_default, aead_key_clear,
+)
 from stoq.crypto.keys cimport keys_from_secret, keys_initial_secrets, keys_retry_tag
-from stoq.wire.header cimport PACKET_INITIAL, TOKEN_MAX, header_put_long, header_put_retry
+from stoq.wire.header cimport (
+    PACKET_INITIAL, QUIC_V1, header_put_long, header_put_retry, header_put_version_negotiation,
+)
 from stoq.wire.varint cimport varint_put
 
 cdef enum:
@@ -47,7 +51,8 @@ cdef class ReplyLimit:
         return True
 
 
-cdef size_t put_stateless_reset(uint8_t *p, size_t trigger, const uint8_t *token, const uint8_t *random32) noexcept nogil:
+cdef size_t put_stateless_reset(uint8_t *p, size_t trigger, const uint8_t *token,
+                                const uint8_t *random32) noexcept nogil:
     cdef size_t size = RESET_SIZE if trigger > RESET_SIZE else trigger - 1
     if trigger <= RESET_MIN:
         return 0
@@ -57,7 +62,15 @@ cdef size_t put_stateless_reset(uint8_t *p, size_t trigger, const uint8_t *token
     return size
 
 
-cdef size_t put_retry(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length, const uint8_t *token, size_t token_length, uint8_t random) noexcept nogil:
+cdef size_t put_versions(uint8_t *p, const Header *h, const uint8_t *random4) noexcept nogil:
+    cdef uint32_t random, version = QUIC_V1
+    memcpy(&random, random4, 4)
+    return header_put_version_negotiation(
+        p, REPLY_ROOM, h.dcid, h.dcid_length, h.scid, h.scid_length, &version, 1, random)
+
+
+cdef size_t put_retry(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length, const uint8_t *token,
+                      size_t token_length, uint8_t random) noexcept nogil:
     cdef size_t n = header_put_retry(
         p, REPLY_ROOM - AEAD_TAG, h.version, h.scid, h.scid_length, scid, scid_length, token, token_length, random)
     if n == 0 or keys_retry_tag(h.version, h.dcid, h.dcid_length, p, n, p + n):
@@ -65,7 +78,8 @@ cdef size_t put_retry(uint8_t *p, const Header *h, const uint8_t *scid, size_t s
     return n + AEAD_TAG
 
 
-cdef size_t put_refusal(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length, uint64_t error_code) noexcept nogil:
+cdef size_t put_refusal(uint8_t *p, const Header *h, const uint8_t *scid, size_t scid_length,
+                        uint64_t error_code) noexcept nogil:
     """An Initial with CONNECTION_CLOSE, without any state for the client (RFC 9000 §5.2.2)."""
     cdef const AeadBackend *backend = aead_default()
     cdef AeadKey key
@@ -85,7 +99,8 @@ cdef size_t put_refusal(uint8_t *p, const Header *h, const uint8_t *scid, size_t
         return 0
     if keys_from_secret(&key, backend, h.version, SUITE_AES_128_GCM, server, SECRET, 1):
         return 0
-    pn = header_put_long(p, PACKET_INITIAL, h.version, h.scid, h.scid_length, scid, scid_length, NULL, 0, PN_BYTES, &length_at)
+    pn = header_put_long(p, PACKET_INITIAL, h.version, h.scid, h.scid_length, scid, scid_length, NULL, 0, PN_BYTES,
+                         &length_at)
     memset(pn, 0, PN_BYTES)
     end = pn + PN_BYTES
     end[0] = FRAME_CLOSE

@@ -64,7 +64,7 @@ class Server:
         return self.endpoint.counters()
 
     def close(self, error_code: int = 0, reason: str = "") -> None:
-        """Close every connection with an application error code and take no new ones. wait_closed() waits for the end."""
+        """Close every connection with an application error code, take no new ones. wait_closed() waits for the end."""
         self.endpoint.end_early = True
         self.endpoint.close(error_code, reason)
 
@@ -178,4 +178,3 @@ async def serve(
     server = Server(endpoint, driver, transport.local_address)
     driver.start(endpoint)
     return server
-

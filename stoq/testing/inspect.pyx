@@ -1,6 +1,6 @@
 # cython: nonecheck=True
 """A look into a connection's structs, for invariants. Reads only; never part of a program."""
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 from stoq.connection.connection cimport Connection
 from stoq.core.recovery cimport recovery_pto
 from stoq.core.rangeset cimport rangeset_memory

@@ -65,7 +65,9 @@ def tls_configuration(is_client: bool, alpn: str = "sim", **options: Any) -> Tls
 class Node:
     """One endpoint on the simulated network, and what is watched about its connections."""
 
-    def __init__(self, pair: SimulatedPair, address: tuple[str, int], transport_options: dict[str, Any], **options: Any):
+    def __init__(
+        self, pair: SimulatedPair, address: tuple[str, int], transport_options: dict[str, Any], **options: Any
+    ) -> None:
         self.pair = pair
         self.driver = SimulatedDriver()
         self.transport = pair.network.transport(address, **transport_options)
@@ -126,12 +128,15 @@ class Node:
                 self.check_closing(session, facts, now)
                 self.check_memory(session)
             if facts and not facts["validated"] and not session.connection.is_client:
-                if facts["bytes_sent"] > 3 * facts["bytes_received"]:  # RFC 9000 §8.1
-                    self.fail(f"{facts['bytes_sent']} bytes out for {facts['bytes_received']} before validation")
+                self.check_amplification(facts)
         for session in [s for s in self.closing if s not in self.endpoint.sessions]:
             closed_at, limit = self.closing.pop(session)
             if now > limit:
                 self.fail(f"closed for {(now - closed_at) / 1e6} ms, three PTO are {(limit - closed_at) / 1e6} ms")
+
+    def check_amplification(self, facts: dict[str, Any]) -> None:
+        if facts["bytes_sent"] > 3 * facts["bytes_received"]:  # RFC 9000 §8.1
+            self.fail(f"{facts['bytes_sent']} bytes out for {facts['bytes_received']} before validation")
 
     def check_window(self, session: Session, facts: dict[str, Any]) -> None:
         """What a step adds to the bytes in flight stays within the window, probes excepted (RFC 9002 §7.5)."""
@@ -145,9 +150,11 @@ class Node:
             self.fail(f"{facts['in_flight']} bytes in flight, window {facts['cwnd']}, {probes} probes")
 
     def check_closing(self, session: Session, facts: dict[str, Any], now: int) -> None:
-        if facts["close_state"] in ("closing", "draining") and session not in self.closing:
-            # The PTO of the moment; one period of clock granularity for rounding.
-            self.closing[session] = (now, now + 3 * facts["pto"] + 1_000_000)
+        # The three PTO run from when CONNECTION_CLOSE left, or came.
+        if facts["close_state"] in ("closing", "draining") and facts["close_deadline"] and session not in self.closing:
+            # The PTO of the moment, which may lie inside the step; one period of clock granularity for rounding.
+            pto = max(facts["pto"], self.before.get(session, {}).get("pto", 0))
+            self.closing[session] = (now, now + 3 * pto + 1_000_000)
 
     def check_memory(self, session: Session) -> None:
         if any(count > ACK_RANGES_KEPT for count in ack_ranges(session)):
@@ -228,7 +235,7 @@ class SimulatedPair:
     def advance(self, limit_ns: int | None = None) -> bool:
         """Go to the next moment at which something happens and do it; False when nothing will (before limit_ns)."""
         times = [t for t in (self.network.next_event_time(), self.client.due(), self.server.due()) if t is not None]
-        if not times or limit_ns is not None and min(times) > limit_ns:
+        if not times or (limit_ns is not None and min(times) > limit_ns):
             return False
         self.network.advance(max(min(times), self.network.now))
         self.server.run()

@@ -183,7 +183,7 @@ def test_the_size_changes_while_data_flows() -> None:
                 pair.flush()
             while len(sink.data) < len(data):
                 assert pair.step()
-            pair.wait(3 * pair.delay)  # for the answer to the probe
+            pair.settle()  # the answer to the probe comes
         assert max(lengths) == size
         assert facts(pair.client)["path"]["mtu"] == size
     assert bytes(pair.sinks[stream.id].data) == data

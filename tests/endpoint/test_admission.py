@@ -26,8 +26,8 @@ def ask(admission: DefaultAdmission, token: bytes = b"", dcid: bytes = DCID, **o
     return admission.decide(token, dcid, SCID, address, now, half_open, connections, **given)
 
 
-def retry_token(admission: DefaultAdmission, address: tuple[str, int] = CLIENT, now: int = NOW, version: int = 1) -> bytes:
-    return admission.mint_retry(address, DCID, NEW, version, now)
+def retry_token(admission: DefaultAdmission) -> bytes:
+    return admission.mint_retry(CLIENT, DCID, NEW, 1, NOW)
 
 
 def test_thresholds() -> None:

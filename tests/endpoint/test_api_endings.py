@@ -127,7 +127,7 @@ def test_nobody_listens_and_nobody_answers() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
             mute.bind(("127.0.0.1", 0))
             port = mute.getsockname()[1]
-            with pytest.raises(HandshakeFailed, match="did not answer within 0.2 s"):
+            with pytest.raises(HandshakeFailed, match=r"did not answer within 0\.2 s"):
                 await stoq.connect("127.0.0.1", port, alpn=ALPN, ca_data=authority().certificate_pem, timeout=0.2)
         begun = asyncio.get_running_loop().time()
         with pytest.raises(TransportError, match="nobody listens"):
@@ -155,7 +155,7 @@ def test_arguments_that_cannot_work() -> None:
                 await serve(echo, port=port)
             with pytest.raises(ConfigurationError, match="unknown option 'speed'"):
                 await connect(server, speed="high")
-            with pytest.raises(ConfigurationError, match="no such file|No such file"):
+            with pytest.raises(ConfigurationError, match="No such file"):
                 await stoq.connect("127.0.0.1", port, alpn=ALPN, ca_file="/nonexistent.pem")
             with pytest.raises(ConfigurationError, match="not both"):
                 await connect(server, ca_file="x.pem")

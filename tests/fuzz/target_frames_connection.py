@@ -16,6 +16,7 @@ from stoq.testing.seams import facts
 from stoq.wire.frame_codec import FrameType, encode_frame, parse_frames
 from stoq.wire.header import PacketType
 
+MUTATIONS = 1200
 FIRST_NUMBER = 100
 PACKETS_MAX = 64
 

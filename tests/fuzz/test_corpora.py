@@ -2,7 +2,7 @@
 
 A target is a file `target_NAME.py` with `fuzz_one(data: bytes) -> None`, which must not raise, and a corpus of files
 under corpus/NAME. With a function `seeds()` its corpus is written anew by `python tests/fuzz/test_corpora.py NAME`
-(files that a fuzzer found stay).
+(files that a fuzzer found stay). A slow target sets MUTATIONS for fewer.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def test_mutations(name: str) -> None:
     target = load(name)
     inputs = corpus(name)
     rng = random.Random(f"{name} 1")
-    for number in range(MUTATIONS):
+    for number in range(getattr(target, "MUTATIONS", MUTATIONS)):
         data = mutate(rng, rng.choice(inputs), rng.choice(inputs))
         try:
             target.fuzz_one(data)

@@ -1,4 +1,4 @@
-"""Random scenarios over impaired links, invariants watched (stoq.testing.scenario). SECURITY: 300 seeds in every run."""
+"""Random scenarios over impaired links, the invariants watched (stoq.testing.scenario): 300 seeds in every run."""
 
 from __future__ import annotations
 
