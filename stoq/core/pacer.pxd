@@ -14,11 +14,13 @@ cdef inline void pacer_refill(Pacer *p, int64_t now) noexcept nogil:
     if p.rate == 0 or gap <= 0:
         return
     if gap > 1000000000:
-        p.credit = p.burst
-        p.last = now
-        return
-    # rate < 2^37 B/s (1 Tbit/s) and gap < 2^30 ns: the product stays below 2^64 once scaled.
-    gained = ((p.rate >> 10) * <uint64_t>gap) // 976562   # 1e9 / 1024
+        # Longer pauses in milliseconds, 2^20 of them at most: enough to fill any bucket that such a rate has.
+        gained = p.rate * <uint64_t>(gap // 1000000 if gap < <int64_t>1048576000000 else 1048576) // 1000
+    elif p.rate < <uint64_t>1 << 33:
+        gained = p.rate * <uint64_t>gap // 1000000000
+    else:
+        # rate < 2^37 B/s (1 Tbit/s) and gap < 2^30 ns: the product stays below 2^64 once scaled.
+        gained = ((p.rate >> 10) * <uint64_t>gap) // 976562   # 1e9 / 1024
     if gained == 0:
         return
     p.last = now

@@ -184,7 +184,7 @@ def on_certificate_verify(session: Session, data: bytes) -> None:
     code, signature = messages.parse_certificate_verify(data)
     chain = session.peer_chain
     assert chain is not None
-    configuration = session.configuration
+    configuration = session.prepared
     scheme = session.prepared.schemes.get(code)
     if scheme is None or not scheme.handshake:
         raise refuse(
@@ -223,7 +223,7 @@ def on_finished(session: Session, data: bytes) -> None:
     session.output.append((Epoch.HANDSHAKE, reply + finished))
     session.install(Epoch.ONE_RTT, False, server)
     session.install(Epoch.ONE_RTT, True, client)
-    if session.configuration.keylog is not None:
+    if session.prepared.keylog is not None:
         session.log_secrets(
             ("CLIENT_TRAFFIC_SECRET_0", client),
             ("SERVER_TRAFFIC_SECRET_0", server),
@@ -242,7 +242,7 @@ def check_finished(schedule: KeySchedule, secret: bytes, data: bytes) -> None:
 
 def _client_certificate(session: Session, schedule: KeySchedule) -> bytes:
     """Certificate and, when we have one that the server can check, CertificateVerify (RFC 8446 §4.4.2, §4.4.3)."""
-    configuration = session.configuration
+    configuration = session.prepared
     wanted = session.requested_schemes or ()
     scheme = next((row for row in session.prepared.signing if row.code in wanted), None)
     credentials = configuration.credentials if scheme is not None else None

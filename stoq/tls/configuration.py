@@ -67,10 +67,17 @@ class TlsConfiguration:
 
 
 class Prepared:
-    """A checked configuration: rows instead of code points, bytes instead of names."""
+    """A checked configuration: rows instead of code points, bytes instead of names. A handshake holds on to the one
+    it began with, so that assigning a field later cannot change whom it verifies or with which key it signs."""
 
     def __init__(self, configuration: TlsConfiguration) -> None:
         c = configuration
+        self.is_client = c.is_client
+        self.verify = c.verify
+        self.trust = c.trust
+        self.server_name = c.server_name
+        self.credentials = c.credentials
+        self.keylog = c.keylog
         self.suites: dict[int, Suite] = {}
         for code in c.cipher_suites:
             if code not in SUITES:

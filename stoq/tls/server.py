@@ -32,7 +32,7 @@ def on_client_hello(session: Session, data: bytes) -> None:
             TransportErrorCode.PROTOCOL_VIOLATION,
         )
     prepared = session.prepared
-    credentials = session.configuration.credentials
+    credentials = session.prepared.credentials
     assert credentials is not None
     failure = AlertDescription.HANDSHAKE_FAILURE
 
@@ -98,7 +98,7 @@ def on_client_hello(session: Session, data: bytes) -> None:
     # 1-RTT: sending now; receiving waits for the client's Finished (RFC 9001 §5.7).
     client, server = schedule.application_secrets()
     session.install(Epoch.ONE_RTT, True, server)
-    if session.configuration.keylog is not None:
+    if session.prepared.keylog is not None:
         session.log_secrets(
             ("CLIENT_TRAFFIC_SECRET_0", client),
             ("SERVER_TRAFFIC_SECRET_0", server),

@@ -53,7 +53,6 @@ class Session:
         "client_random",
         "client_secret",
         "complete",
-        "configuration",
         "group",
         "now",
         "output",
@@ -81,7 +80,6 @@ class Session:
         random: Callable[[int], bytes],
         now: Callable[[], datetime],
     ) -> None:
-        self.configuration = configuration
         self.prepared = configuration.prepared()
         self.transport_parameters = transport_parameters
         self.random = random
@@ -93,7 +91,7 @@ class Session:
         self.cipher_suite: int | None = None
         self.group: int | None = None
         self.signature_scheme: int | None = None
-        self.server_name: str | None = configuration.server_name if configuration.is_client else None
+        self.server_name: str | None = self.prepared.server_name if self.prepared.is_client else None
         # DER, leaf first; what a client got from the server.
         self.peer_certificates: tuple[bytes, ...] = ()
         self.peer_chain: PeerChain | None = None
@@ -123,7 +121,7 @@ class Session:
         self.secrets.append(Secret(epoch, sending, self.keys().suite.code, secret))
 
     def log_secrets(self, *pairs: tuple[str, bytes]) -> None:
-        keylog = self.configuration.keylog
+        keylog = self.prepared.keylog
         if keylog is not None:
             for label, secret in pairs:
                 keylog(f"{label} {self.client_random.hex()} {secret.hex()}")

@@ -146,7 +146,7 @@ def test_never_more_than_the_rate_and_a_burst(rate: int, burst_ns: int, mtu: int
     now = 5 * SECOND
     box.set(rate, burst_ns, mtu, now)
     start, spent = now, 0
-    burst = max(10 * mtu, rate * burst_ns // SECOND + 1)
+    burst = max(10 * mtu, int(rate * burst_ns * (1 + 1e-6)) // SECOND + 1)  # the core divides by 976562, not .5
     assert box.burst <= burst
     for gap in gaps:
         now += gap
@@ -156,7 +156,7 @@ def test_never_more_than_the_rate_and_a_burst(rate: int, burst_ns: int, mtu: int
             box.spend(mtu)
             sent += mtu
         spent += sent
-        assert spent <= rate * (now - start) // SECOND + burst + mtu
+        assert spent <= rate * (now - start) * (1 + 1e-6) // SECOND + burst + mtu
 
 
 @settings(max_examples=100, deadline=None)
@@ -177,8 +177,7 @@ def test_a_sender_that_waits_as_told_uses_most_of_the_rate(rate: int, burst_ns: 
         wakes += 1
         box.refill(now)
         assert box.credit > 0, "woken up too early"
-    # The rate is rounded to KiB/s, and a wake-up waits for a quarter of the bucket.
-    assert spent >= 0.9 * rate * (now - start) / SECOND - 2 * box.burst
+    assert spent >= 0.95 * rate * (now - start) / SECOND - 2 * box.burst
 
 
 @settings(max_examples=100, deadline=None)

@@ -268,7 +268,7 @@ def test_encrypted_extensions_of_another_shape() -> None:
 
 
 def certificate_cases() -> dict[str, tuple[bytes, AlertDescription]]:
-    der = ServerFlight().server.configuration.credentials.certificates[0]  # type: ignore[union-attr]
+    der = ServerFlight().server.prepared.credentials.certificates[0]  # type: ignore[union-attr]
     entry = vector24(der) + b"\0\0"
 
     def body(entries: bytes, context: bytes = b"\0") -> bytes:

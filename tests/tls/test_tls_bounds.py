@@ -96,7 +96,7 @@ def test_tickets_without_end_leave_nothing() -> None:
 
 
 def test_parsed_chains_are_kept_up_to_a_limit() -> None:
-    der = ServerFlight().server.configuration.credentials.certificates[0]  # type: ignore[union-attr]
+    der = ServerFlight().server.prepared.credentials.certificates[0]  # type: ignore[union-attr]
     for extra in range(codec.CHAIN_CACHE_ENTRIES + 10):
         filler = b"x" * (extra + 1)
         data = message(11, b"\0" + vector24(vector24(der) + b"\0\0" + vector24(filler) + b"\0\0"))

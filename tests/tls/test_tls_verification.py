@@ -260,3 +260,22 @@ def test_no_1rtt_secret_for_a_refused_server() -> None:
 
 def test_verify_is_on_unless_switched_off() -> None:
     assert TlsConfiguration(is_client=True).verify is True
+
+
+def test_a_handshake_keeps_the_identity_it_began_with() -> None:
+    """Connections share a configuration: the next one's name, or its trust, is not this one's."""
+    configuration = client_configuration(server_name="other.example")
+    client, server = make(configuration), make(server_configuration())
+    client.start()
+    pump(client, server)
+    configuration.server_name = "localhost"
+    configuration.verify = False
+    with pytest.raises(TlsAlert):
+        pump(server, client)
+    own = server_configuration()
+    client, server = make(client_configuration()), make(own)
+    client.start()
+    own.credentials = make_leaf(make_test_ca(NOW, name="renewed"), ["localhost"], NOW).credentials()
+    pump(client, server)
+    pump(server, client)
+    assert client.complete
