@@ -149,8 +149,7 @@ def fatal_hints(output: str, table: list[Ext]) -> list[str]:
 def selected() -> list[Ext]:
     wanted = [w for w in os.environ.get("STOQ_EXT", "").split(",") if w]
     chosen = [e for e in EXTENSIONS if not wanted or any(e.name.startswith(w) for w in wanted)]
-    # Temporary, while the first modules are being written: rows whose source does not exist yet are passed over.
-    return [e for e in chosen if e.source.exists()]
+    return chosen
 
 
 def extensions() -> list[Extension]:
@@ -243,7 +242,7 @@ class BuildExt(build_ext):
         return super().copy_file(infile, outfile, *args, **kwargs)
 
     def get_source_files(self) -> list[str]:
-        return [str(e.source) for e in EXTENSIONS if e.source.exists()]
+        return [str(e.source) for e in EXTENSIONS]
 
 
 INLINE = re.compile(r"^cdef inline (?P<type>[^(]*?)(?P<name>\w+)\(")
