@@ -2,9 +2,10 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from stoq.wire.batch cimport Address, SendBatch
 from stoq.core.state cimport Conn, Stream as CStream
+from stoq.connection.negotiated cimport Negotiated
 
 
-cdef class Connection:
+cdef class Connection(Negotiated):
     cdef Conn *c                         # NULL after terminate()
     cdef readonly object tls             # stoq.tls.Handshake; None once it is no longer needed
     cdef readonly object configuration   # stoq.connection.configuration.Configuration
@@ -18,10 +19,11 @@ cdef class Connection:
     cdef public object wake
     cdef public object listener          # object with the callbacks below, or None (then events() gives them as tuples)
     cdef object event_list
+    cdef uint32_t listed                 # events of which event_list has one already
+    cdef bytes newest_token
     cdef dict handles                    # stream id -> StreamHandle
     cdef bint waking
     cdef bint in_batch
-    cdef object negotiated               # facts kept when tls is dropped
     cdef object exporter
     cdef object peer_params
     cdef set pings                       # cookies of PINGs whose acknowledgement is awaited; None: never asked
@@ -62,6 +64,7 @@ cdef class Connection:
     cdef int die(self) except -1
     cdef int told_closed(self) except -1
     cdef int emit(self, str name, object value) except -1
+    cdef int emit_once(self, uint32_t bit, str name, object value) except -1
 
 # Python-level methods (connection.pyi): open_stream(unidirectional=False) -> StreamHandle (raises StreamLimitError when
 # the peer's limit is reached; can_open_stream()), close(error_code=0, reason="", application=True), stats() -> dict,

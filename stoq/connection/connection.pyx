@@ -9,6 +9,7 @@ from stoq.core cimport core
 from stoq.core.cids cimport cid_add_local
 from stoq.core.cids cimport cids_wanted as core_cids_wanted
 from stoq.core.events cimport event_pop
+from stoq.core.keyupdate cimport update_request
 from stoq.core.knobs cimport knob_set, knobs_dict, stats_dict
 from stoq.core.recvbuf cimport recvbuf_complete, recvbuf_detach, recvbuf_take
 from stoq.core.sendbuf cimport droplist_pop, droplist_waiting
@@ -36,7 +37,7 @@ cdef enum:
     UNEXPECTED_MESSAGE = 0x010A      # CRYPTO_ERROR + unexpected_message (RFC 9001 §6)
     ENTRY_BYTES = 65507              # one UDP payload, for datagrams_to_send
 
-cdef class Connection:
+cdef class Connection(Negotiated):
     """One QUIC connection without I/O: datagrams and time in, datagrams and events out.
 
     Made by `client_connection` or `server_connection`. Times are integer nanoseconds of any one monotonic clock.
@@ -234,6 +235,14 @@ cdef class Connection:
             getattr(self.listener, name)(self, value)
         return 0
 
+    cdef int emit_once(self, uint32_t bit, str name, object value) except -1:
+        """As emit; a list that nobody reads holds one of these."""
+        if self.listener is None:
+            if self.listed & bit:
+                return 0
+            self.listed |= bit
+        return self.emit(name, value)
+
     cdef StreamHandle_new(self, CStream *s):
         cdef StreamHandle handle = self.stream_factory(self, s.id)
         handle.s = s
@@ -278,7 +287,7 @@ cdef class Connection:
                 if handle is not None:
                     handle.on_acked()
             elif e.type == EV_STREAMS_AVAILABLE:
-                self.emit("streams_available", bool(e.a & 2))
+                self.emit_once(1 if e.a & 2 else 2, "streams_available", bool(e.a & 2))
             elif e.type == EV_CLOSED:
                 self.told_closed()
             elif e.type == EV_CID_RETIRED:
@@ -286,7 +295,8 @@ cdef class Connection:
                 self.emit("cid_retired", (<const char *>c.local_cids[e.stream_id].cid)[:c.cid_length])
             elif e.type == EV_NEW_TOKEN:
                 if c.new_token != NULL:
-                    self.emit("new_token", (<const char *>c.new_token)[:c.new_token_length])
+                    self.newest_token = (<const char *>c.new_token)[:c.new_token_length]
+                    self.emit_once(4, "new_token", self.newest_token)
             elif e.type == EV_PING_ACKED:
                 # A probe repeats a PING: several packets may carry the same cookie.
                 if self.pings is None or e.a not in self.pings:
@@ -428,6 +438,14 @@ cdef class Connection:
             self.pings.add(cookie)
             self.notify()
 
+    def update_keys(self):
+        """Change the 1-RTT keys with the next packet (RFC 9001 §6.1); False when that is not permitted now."""
+        if self.c == NULL or self.terminated or update_request(self.c):
+            return False
+        self.c.ping_due = 1
+        self.notify()
+        return True
+
     def set_knob(self, str name, value):
         """Change one knob of the running connection, from the next batch on; ValueError outside its range."""
         if self.c != NULL:
@@ -461,35 +479,14 @@ cdef class Connection:
         cdef StreamHandle handle
         events = self.event_list
         self.event_list = []
-        for name, value in events:
+        self.listed = 0
+        for i, (name, value) in enumerate(events):
             if name == "stream_data":
                 handle = value
                 handle.data_told = False
+            elif name == "new_token":
+                events[i] = name, self.newest_token
         return events
-
-    @property
-    def alpn(self):
-        return self.negotiated[0] if self.negotiated else None
-
-    @property
-    def cipher_suite(self):
-        return self.negotiated[1] if self.negotiated else None
-
-    @property
-    def group(self):
-        return self.negotiated[2] if self.negotiated else None
-
-    @property
-    def signature_scheme(self):
-        return self.negotiated[3] if self.negotiated else None
-
-    @property
-    def server_name(self):
-        return self.negotiated[4] if self.negotiated else None
-
-    @property
-    def peer_certificates(self):
-        return self.negotiated[5] if self.negotiated else []
 
     @property
     def handshake_confirmed(self):

@@ -1,6 +1,7 @@
 """What we received and owe an ACK for (RFC 9000 §13.2)."""
 from libc.stdint cimport uint8_t, uint64_t, int64_t
 from stoq.wire.frames cimport FRAME_PING, frame_emit_ack
+from stoq.crypto.aead cimport AEAD_TAG
 from stoq.core.rangeset cimport Range, rangeset_add, rangeset_at, rangeset_contains, rangeset_first, rangeset_trim_low
 from stoq.core.record cimport record_frame
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT
@@ -93,7 +94,9 @@ cdef int ack_source_fill(Conn *c, PacketBuild *b, int64_t now) noexcept nogil:
     sp.ack_any = 0
     sp.ack_deadline = 0
     sp.eliciting_unacked = 0
-    if sp.acks_without_eliciting >= PING_EVERY and b.space == SPACE_APP and b.p < b.end:
+    # §13.2.4: now and then something that the peer acknowledges; not when the window is full (RFC 9002 §7).
+    if (sp.acks_without_eliciting >= PING_EVERY and b.space == SPACE_APP and b.p < b.end
+            and c.path.in_flight + <uint64_t>(b.p - b.start) + 1 + AEAD_TAG <= c.path.cc.cwnd):
         b.p[0] = FRAME_PING
         b.p += 1
         b.flags |= SENT_ACK_ELICITING | SENT_IN_FLIGHT

@@ -10,6 +10,7 @@ from stoq.core.events cimport event_pop, events_clear
 from stoq.core.handshake cimport (
     handshake_complete, handshake_initial_keys, handshake_install_key,
 )
+from stoq.core.keyupdate cimport update_clear
 from stoq.core.knobs cimport knobs_defaults
 from stoq.core.packer cimport packer_send
 from stoq.core.recvbuf cimport recvbuf_detach
@@ -141,6 +142,7 @@ cdef void core_free(Conn *c) noexcept nogil:
     free(c.ext_notices)
     free(c.token)
     free(c.new_token)
+    update_clear(c)
     events_clear(c)
     slab_clear(&c.slab)
     droplist_clear(&c.drops)

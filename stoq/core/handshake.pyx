@@ -7,6 +7,7 @@ from stoq.crypto.keys cimport bytes_equal, keys_from_secret, keys_initial_secret
 from stoq.core.cids cimport cid_set_remote
 from stoq.core.closing cimport close_silently
 from stoq.core.events cimport event_push
+from stoq.core.keyupdate cimport update_keep_secret
 from stoq.core.recovery cimport recovery_discard, recovery_requeue, recovery_set_timer
 from stoq.core.sidestream cimport side_clear
 from stoq.core.state cimport (
@@ -38,6 +39,7 @@ cdef int handshake_install_key(Conn *c, int epoch, bint sending, uint16_t suite,
         sp.has_tx = 1
         if epoch == EPOCH_ONE_RTT:
             c.keys_ready = 1
+            update_keep_secret(c, 1, suite, secret, length)
         return 0
     if sp.has_rx:
         aead_key_clear(&sp.rx)
@@ -45,6 +47,8 @@ cdef int handshake_install_key(Conn *c, int epoch, bint sending, uint16_t suite,
     if keys_from_secret(&sp.rx, c.backend, c.version, suite, secret, length, 1):
         return -1
     sp.has_rx = 1
+    if epoch == EPOCH_ONE_RTT:
+        update_keep_secret(c, 0, suite, secret, length)
     return 0
 
 

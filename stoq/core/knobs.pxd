@@ -13,6 +13,7 @@ cdef struct Knobs:
     uint64_t stream_window            # the same for one stream
     uint64_t stream_window_max
     uint64_t keep_alive_ns            # 0: none; else a PING when nothing was sent for so long
+    uint64_t key_update_packets       # packets sealed with one key before it is changed
 
 cdef struct Stats:
     uint64_t packets_sent
@@ -54,6 +55,7 @@ cdef struct Stats:
     uint64_t max_datagram_size
     uint64_t ext_dropped              # extension frames dropped because the queue was full
     uint64_t handshake_ns             # start to confirmation; 0 while it runs
+    uint64_t key_updates              # generations of our 1-RTT keys after the first
 
 cdef void knobs_defaults(Knobs *k) noexcept nogil
 cdef int knob_set(Knobs *k, str name, object value) except -1

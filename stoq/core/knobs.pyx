@@ -16,6 +16,7 @@ KNOB_ROWS = (
     ("stream_window", "bytes", 1 << 20, 1 << 12, 1 << 30, "new streams", "flow-control window of a stream at first"),
     ("stream_window_max", "bytes", 8 << 20, 1 << 12, 1 << 32, "next update", "and where auto-tuning stops"),
     ("keep_alive_ns", "ns", 0, 0, 600_000 * MS, "next packet", "PING after so long without sending; 0 never"),
+    ("key_update_packets", "packets", 1 << 22, 1, 1 << 22, "next packet", "packets a key seals before it is changed (RFC 9001 §6.6)"),
 )
 
 # (name, unit): the order of struct Stats.
@@ -32,6 +33,7 @@ STAT_ROWS = (
     ("stream_bytes_sent", "bytes"), ("stream_bytes_resent", "bytes"), ("stream_bytes_received", "bytes"),
     ("limited_window_ns", "ns"), ("limited_flow_ns", "ns"), ("limited_pacing_ns", "ns"), ("limited_app_ns", "ns"),
     ("low_queue", "events"), ("max_datagram_size", "bytes"), ("ext_dropped", "frames"), ("handshake_ns", "ns"),
+    ("key_updates", "updates"),
 )
 
 cdef Knobs DEFAULTS

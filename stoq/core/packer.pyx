@@ -11,7 +11,9 @@ from stoq.wire.varint cimport varint_put2
 from stoq.crypto.aead cimport AEAD_BATCH_MAX, AEAD_TAG, AeadJob, HP_SAMPLE
 from stoq.core.acks cimport ack_source_pending
 from stoq.core.closing cimport idle_restart
+from stoq.core.closing cimport close_start
 from stoq.core.handshake cimport handshake_discard
+from stoq.core.keyupdate cimport update_before_send
 from stoq.core.pacer cimport pacer_refill, pacer_spend, pacer_when
 from stoq.core.record cimport record_frame
 from stoq.core.recovery cimport recovery_probe_data, recovery_sent, recovery_set_timer
@@ -106,7 +108,7 @@ cdef bint begin(Conn *c, PacketBuild *b, int space, uint8_t *p, size_t room, bin
         b.epoch_bit = EPOCH_1
         if room < 1 + <size_t>c.dcid.length + 4 + AEAD_TAG + 4:
             return 0
-        p = header_put_short(p, c.dcid.cid, c.dcid.length, 0, 0, b.pn_length)
+        p = header_put_short(p, c.dcid.cid, c.dcid.length, 0, c.keys.tx_phase, b.pn_length)
     else:
         b.epoch_bit = EPOCH_I if space == SPACE_INITIAL else EPOCH_H
         # 19: type, version, three lengths (1, 1, 2), Length, packet number, four bytes of frames. And IDs, token, tag.
@@ -186,6 +188,8 @@ cdef int seal(Conn *c, int space, AeadJob *jobs, uint32_t *pn_lengths, uint32_t 
         c.hooks.digest(c.hooks.digest_context, 1, jobs, count)
     if sp.tx.backend.seal(&sp.tx, jobs, count):
         return -1
+    if space == SPACE_APP:
+        c.keys.tx_count += count
     for i in range(count):
         memcpy(samples + i * HP_SAMPLE, jobs[i].header + jobs[i].header_length - pn_lengths[i] + 4, HP_SAMPLE)
     if sp.tx.backend.hp_mask(&sp.tx, samples, count):
@@ -448,7 +452,15 @@ cdef int fill_entry(Conn *c, SendBatch *batch, uint32_t entry, int64_t now) noex
     cdef int limit = LIMIT_NONE
     cdef size_t room
     cdef int n = 0
+    cdef int64_t over
     train.count = 0
+    if c.keys_ready and c.close.state == CLOSE_NONE:
+        over = update_before_send(c)
+        if over < 0:
+            return -1
+        if over:
+            close_start(c, <uint64_t>over, 0, 0, b"AEAD limit", 10, now)
+            # CONNECTION_CLOSE still goes out with this key: one packet beyond a limit that has margin.
     if mtu_probe_due(c, batch.capacity[entry]) and not in_handshake(c):
         n = build_mtu_probe(c, p, &train, now)
         if n < 0:

@@ -12,6 +12,7 @@ from stoq.core.closing cimport close_heard, close_silently, close_start, idle_re
 from stoq.core.dispatch cimport dispatch_payload
 from stoq.core.events cimport event_push
 from stoq.core.handshake cimport handshake_discard, handshake_on_retry, handshake_on_versions
+from stoq.core.keyupdate cimport update_open
 from stoq.core.recovery cimport recovery_set_timer
 from stoq.core.state cimport (
     CAUSE_STATELESS_RESET, CLOSE_DONE, CLOSE_DRAINING, CLOSE_NONE, Conn, EV_AUTH_THRESHOLD, SPACE_APP,
@@ -127,7 +128,8 @@ cdef int receive_short(Conn *c, uint8_t *data, uint32_t length, uint32_t segment
         job.tail_length = 0
         totals[kept] = totals[i]
         kept += 1
-    sp.rx.backend.open(&sp.rx, jobs, kept)
+    if update_open(c, jobs, kept, now):
+        return DEAD
     if c.hooks.digest != NULL:
         c.hooks.digest(c.hooks.digest_context, 0, jobs, kept)
     for i in range(kept):

@@ -16,6 +16,7 @@ from stoq.core.state cimport (
 cdef enum:
     PROTOCOL_VIOLATION = 0x0a
     LIMITED_BY_PACING = 3
+    SPAN_MAX = 1024              # packets between the oldest on the books and the newest ACK-only one: 48 KiB of records
     BLACK_HOLE_PTOS = 4          # probe timeouts in a row after which the datagram size is doubted
 
 
@@ -44,6 +45,25 @@ cdef void forget_frames(Conn *c, SentPacket *rec) noexcept nogil:
         i = following
 
 
+cdef void give_up_oldest(Conn *c, Space *sp, int64_t now) noexcept nogil:
+    """Move base past a packet that nobody will acknowledge any more.
+
+    A peer that acknowledges nothing while it sends would otherwise keep a record of every ACK of ours on the books.
+    """
+    cdef SentPacket *rec = sentlog_at(&sp.sent, sp.sent.base)
+    if rec.state == SENT_OUTSTANDING:
+        if now - rec.time <= PERSISTENT_THRESHOLD * recovery_pto(c, 1):
+            return
+        rec.state = SENT_NONE
+        c.stats.packets_lost += 1
+        c.stats.bytes_lost += rec.size
+        c.path.in_flight -= rec.size
+        if rec.flags & SENT_ACK_ELICITING:
+            sp.eliciting_in_flight -= 1
+        release_frames(c, rec, 0, now)
+    sentlog_advance(&sp.sent)
+
+
 cdef int recovery_sent(Conn *c, PacketBuild *b, uint32_t size, int64_t now) noexcept nogil:
     cdef Space *sp = &c.spaces[b.space]
     cdef SentPacket *rec = sentlog_at(&sp.sent, b.pn)
@@ -60,6 +80,8 @@ cdef int recovery_sent(Conn *c, PacketBuild *b, uint32_t size, int64_t now) noex
         if sp.sent.base == b.pn:
             sp.sent.base = b.pn + 1
         sp.acks_without_eliciting += 1
+        if sp.sent.next - sp.sent.base >= SPAN_MAX:
+            give_up_oldest(c, sp, now)
         return 0
     rec.state = SENT_OUTSTANDING
     if path.in_flight == 0:

@@ -347,6 +347,24 @@ cdef struct PeerParams:
     uint64_t active_connection_id_limit
     bint disable_active_migration
 
+# ---------------------------------------------------------------- generations of 1-RTT keys (RFC 9001 §6)
+cdef struct KeyState:
+    uint8_t tx_secret[48]            # of the present generation
+    uint8_t rx_secret[48]
+    uint16_t suite
+    uint8_t secret_length
+    bint tx_phase
+    bint rx_phase
+    bint asked                       # an update is to be made with the next packet
+    bint has_previous
+    bint has_next
+    uint64_t tx_first                # first packet number of our present phase
+    uint64_t tx_count                # packets sealed in it
+    uint64_t rx_first                # lowest authentic packet number seen in the peer's present phase
+    int64_t previous_until
+    AeadKey previous                 # for packets that come late
+    AeadKey next                     # made when first needed
+
 # ---------------------------------------------------------------- the connection
 cdef struct Conn:
     bint is_client
@@ -354,6 +372,7 @@ cdef struct Conn:
     const AeadBackend *backend
     int handshake                    # 0 running, 1 complete (TLS done), 2 confirmed
     bint keys_ready                  # 1-RTT send keys are there
+    KeyState keys
     Space spaces[3]
     Path *path                       # the one in use
     Path *paths                      # array
@@ -437,6 +456,7 @@ cdef struct Conn:
     uint64_t ping_cookie
     # events, queues
     EventRing events
+    uint32_t events_waiting          # kinds of coalesced events that are in the ring
     DropList drops
     FrameSlab slab
     ExtFrame *ext_in

@@ -7,6 +7,7 @@ cdef class Connection(Session):
     cdef object stream_handler           # callable(stream) | None
     cdef bint handler_is_async
     cdef object connection_handler       # coroutine function | None
+    # Made when they are first needed: most connections of a server are idle.
     cdef object arrived                  # deque of streams that nobody has accepted
     cdef object accepting                # deque of futures
     cdef list opening                    # futures that wait for stream credit

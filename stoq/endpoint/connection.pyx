@@ -34,12 +34,6 @@ cdef class Connection(Session):
         self.connection_handler = connection_handler
         self.stream_handler = stream_handler
         self.handler_is_async = stream_handler is not None and inspect.iscoroutinefunction(stream_handler)
-        self.arrived = deque()
-        self.accepting = deque()
-        self.opening = []
-        self.closed_waiters = []
-        self.connected_waiters = []
-        self.tasks = set()
 
     def __repr__(self):
         side = "client" if self.connection.is_client else "server"
@@ -48,6 +42,8 @@ cdef class Connection(Session):
 
     cdef int spawn(self, object coroutine) except -1:
         task = self.loop.create_task(coroutine)
+        if self.tasks is None:
+            self.tasks = set()
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return 0
@@ -82,6 +78,8 @@ cdef class Connection(Session):
                 logger.exception("the stream handler of %r failed", self)
                 self._abandon(stream)
             return
+        if self.arrived is None:
+            self.arrived = deque()
         self.arrived.append(stream)
         while self.accepting:
             waiter = self.accepting.popleft()
@@ -138,6 +136,8 @@ cdef class Connection(Session):
             except StreamLimitError:
                 pass
             waiter = self.loop.create_future()
+            if self.opening is None:
+                self.opening = []
             self.opening.append(waiter)
             await waiter
 
@@ -150,6 +150,8 @@ cdef class Connection(Session):
             if self.connection.close_reason is not None:
                 raise self.connection.close_reason.with_traceback(None)
             waiter = self.loop.create_future()
+            if self.accepting is None:
+                self.accepting = deque()
             self.accepting.append(waiter)
             try:
                 await waiter
@@ -184,6 +186,8 @@ cdef class Connection(Session):
             if self.refusal is not None:
                 raise self.refusal
             waiter = self.loop.create_future()
+            if self.connected_waiters is None:
+                self.connected_waiters = []
             self.connected_waiters.append(waiter)
             await waiter
 
@@ -212,6 +216,8 @@ cdef class Connection(Session):
         self.check_thread()
         while self.connection.close_reason is None:
             waiter = self.loop.create_future()
+            if self.closed_waiters is None:
+                self.closed_waiters = []
             self.closed_waiters.append(waiter)
             await waiter
 

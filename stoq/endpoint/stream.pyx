@@ -24,7 +24,9 @@ cdef uint64_t NO_LIMIT = 1 << 62
 
 
 cdef int wake_all(list futures) except -1:
-    """Wake every waiter; each looks for itself at what has changed."""
+    """Wake every waiter; each looks for itself at what has changed. None: there are none."""
+    if futures is None:
+        return 0
     for future in futures:
         if not future.done():
             future.set_result(None)
@@ -75,16 +77,13 @@ cdef class Stream(StreamHandle):
 
     cdef int on_stopped(self, uint64_t code) except -1:
         StreamHandle.on_stopped(self, code)
-        if self.writers is not None:
-            wake_all(self.writers)
-        if self.senders is not None:
-            wake_all(self.senders)
+        wake_all(self.writers)
+        wake_all(self.senders)
         return 0
 
     cdef int on_writable(self) except -1:
         StreamHandle.on_writable(self)
-        if self.writers is not None:
-            wake_all(self.writers)
+        wake_all(self.writers)
         if self.held:
             self.held = False
             self.pump()
@@ -92,19 +91,15 @@ cdef class Stream(StreamHandle):
 
     cdef int on_acked(self) except -1:
         StreamHandle.on_acked(self)
-        if self.writers is not None:
-            wake_all(self.writers)
-        if self.senders is not None:
-            wake_all(self.senders)
+        wake_all(self.writers)
+        wake_all(self.senders)
         return 0
 
     cdef int on_connection_closed(self) except -1:
         StreamHandle.on_connection_closed(self)
         self.wake_reader()
-        if self.writers is not None:
-            wake_all(self.writers)
-        if self.senders is not None:
-            wake_all(self.senders)
+        wake_all(self.writers)
+        wake_all(self.senders)
         if self.receiver is not None:
             self.call_receiver(None, True)
         return 0
@@ -324,10 +319,8 @@ cdef class Stream(StreamHandle):
         """Give up sending: the peer's reads raise StreamReset(code). Unsent data is forgotten."""
         self.check_thread()
         StreamHandle.reset(self, code)
-        if self.writers is not None:
-            wake_all(self.writers)
-        if self.senders is not None:
-            wake_all(self.senders)
+        wake_all(self.writers)
+        wake_all(self.senders)
 
     def stop(self, code=0):
         """Ask the peer to stop sending: its writes raise StreamStopped(code). Unread data is forgotten."""

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from stoq.endpoint.admission import Admission, DefaultAdmission
+from stoq.endpoint.admission import HALF_OPEN_RETRY, Admission, DefaultAdmission
 from stoq.endpoint.endpoint import Endpoint
 from stoq.endpoint.session import Session
 from stoq.errors import ApplicationClosed, HandshakeFailed, StatelessReset, StoqError, TransportErrorCode
 from stoq.io.sim import LinkConfig
+from stoq.testing.inspect import memory
 from stoq.testing.pair import CLIENT_ADDRESS, KEY, SERVER_ADDRESS, SimulatedPair
 from stoq.wire.header import PacketType, encode_long_header, parse_header
 
@@ -223,6 +224,24 @@ def test_retry_keeps_nothing() -> None:
     assert not pair.server.endpoint.sessions
     connected(pair)
     assert pair.server.endpoint.counters()["retries"] == 101
+
+
+def test_a_flood_of_first_packets() -> None:
+    """SECURITY row 12: above the threshold strangers cost a Retry and no memory; real clients are still served."""
+    pair = pair_of(watch=False)
+    stranger = Stranger(pair)
+    for round_ in range(10):
+        stranger.ask(*[initial(dcid=(1000 * round_ + i).to_bytes(8, "big")) for i in range(500)])
+    counters = pair.server.endpoint.counters()
+    assert pair.server.endpoint.half_open == HALF_OPEN_RETRY
+    assert counters["accepted"] == HALF_OPEN_RETRY
+    assert counters["retries"] == 5000 - HALF_OPEN_RETRY
+    held = [sum(memory(session).values()) for session in pair.server.endpoint.sessions]
+    assert max(held) < 16 << 10
+    session = connected(pair)
+    assert session.connection.handshake_confirmed
+    pair.run_for(15_000 * MS)
+    assert len(pair.server.endpoint.sessions) == 1
 
 
 def test_a_new_token_saves_the_retry() -> None:
