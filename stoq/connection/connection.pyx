@@ -22,6 +22,7 @@ from stoq.core.state cimport (
 from stoq.core.state cimport Stream as CStream
 from stoq.core.streams cimport (
     stream_can_open, stream_maybe_free, stream_open, stream_pop_readable, stream_read_end,
+    streams_credit,
 )
 from stoq.connection.address cimport fill_address, show_address
 from stoq.connection.reasons cimport close_reason
@@ -263,6 +264,8 @@ cdef class Connection(Negotiated):
                 if handle is not None:
                     handle.s = NULL
                     handle.over = True
+                if self.is_client == <bint>(e.stream_id & 1) and (handle is None or not handle.unaccepted):
+                    streams_credit(c, e.stream_id)
                 e.stream.user = NULL
                 e.stream.flags |= STREAM_GONE_TOLD
                 stream_maybe_free(c, e.stream)

@@ -17,6 +17,7 @@ cdef class StreamHandle:
     cdef bint fin_written
     cdef bint all_acked                  # everything written, FIN included, was acknowledged
     cdef bint over                       # the core has let go of it
+    cdef bint unaccepted                 # the application has not had it yet: the peer may open no other for it
     cdef bint data_told                  # a stream_data event for it waits unread
 
     # Called by the connection after a batch (GIL held, never from inside the core). Overridable; call the base first.
@@ -29,6 +30,7 @@ cdef class StreamHandle:
     cdef int on_connection_closed(self) except -1                # connection.close_reason is set
     cdef int discard(self) except -1
     cdef int credit(self, uint64_t size) except -1
+    cdef int accepted(self) except -1    # ends `unaccepted`
     cdef int check_writable(self) except -1
 
     # For the user side. None of these performs I/O: the driver must call Connection.send afterwards

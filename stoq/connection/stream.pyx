@@ -9,7 +9,9 @@ from stoq.core.sendbuf cimport sendbuf_write
 from stoq.core.state cimport (
     CLOSE_NONE, Conn, STREAM_CAN_RECV, STREAM_CAN_SEND, STREAM_RESET_SENT, STREAM_SEND_ACKED, STREAM_WANT_WRITABLE,
 )
-from stoq.core.streams cimport stream_consumed, stream_reset, stream_stop, stream_wants_send, streams_discarded
+from stoq.core.streams cimport (
+    stream_consumed, stream_reset, stream_stop, stream_wants_send, streams_credit, streams_discarded,
+)
 from stoq.connection.connection cimport Connection
 
 from stoq.errors import ConfigurationError, StreamReset, StreamStopped
@@ -86,6 +88,17 @@ cdef class StreamHandle:
         else:
             streams_discarded(c, size)
             if c.max_data_due:
+                self.connection.notify()
+        return 0
+
+    cdef int accepted(self) except -1:
+        cdef Conn *c = self.connection.c
+        if not self.unaccepted:
+            return 0
+        self.unaccepted = False
+        if self.over and c != NULL and c.close.state == CLOSE_NONE:
+            streams_credit(c, self.id)
+            if c.kinds[self.id & 3].max_due:
                 self.connection.notify()
         return 0
 

@@ -52,7 +52,8 @@ cdef uint32_t cids_wanted(const Conn *c) noexcept nogil:
     if limit > CIDS_MAX:
         limit = CIDS_MAX
     for i in range(CIDS_MAX):
-        active += c.local_cids[i].active
+        # A retired one keeps its slot until the shell has heard of it.
+        active += c.local_cids[i].active or c.local_cids[i].retired
     return <uint32_t>limit - active if active < limit else 0
 
 

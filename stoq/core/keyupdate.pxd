@@ -7,7 +7,8 @@ from stoq.core.state cimport Conn
 cdef void update_keep_secret(Conn *c, bint sending, uint16_t suite, const uint8_t *secret, size_t length) noexcept nogil
 # Open 1-RTT packets, each with the key of its phase; sets ok in each job. 0, or -1: the library failed.
 cdef int update_open(Conn *c, AeadJob *jobs, uint32_t n, int64_t now) noexcept nogil
-# Before a train of 1-RTT packets is built (they are sealed together, with one key): change our keys when they have served long enough, or were asked to. 0; -1: the
+# Before a train of 1-RTT packets is built (they are sealed together, with one key): change our keys when they have
+# served long enough, or were asked to. 0; -1: the
 # library failed; a transport error: the keys may not be used any more (AEAD_LIMIT_REACHED).
 cdef int64_t update_before_send(Conn *c) noexcept nogil
 # The application asks for an update: 0, or -1 when it may not be now (RFC 9001 §6.1).

@@ -16,7 +16,8 @@ KNOB_ROWS = (
     ("stream_window", "bytes", 1 << 20, 1 << 12, 1 << 30, "new streams", "flow-control window of a stream at first"),
     ("stream_window_max", "bytes", 8 << 20, 1 << 12, 1 << 32, "next update", "and where auto-tuning stops"),
     ("keep_alive_ns", "ns", 0, 0, 600_000 * MS, "next packet", "PING after so long without sending; 0 never"),
-    ("key_update_packets", "packets", 1 << 22, 1, 1 << 22, "next packet", "packets a key seals before it is changed (RFC 9001 §6.6)"),
+    ("key_update_packets", "packets", 1 << 22, 1, 1 << 22, "next packet",
+            "packets a key seals before it is changed (RFC 9001 §6.6)"),
 )
 
 # (name, unit): the order of struct Stats.

@@ -16,7 +16,8 @@ from stoq.core.state cimport (
 cdef enum:
     PROTOCOL_VIOLATION = 0x0a
     LIMITED_BY_PACING = 3
-    SPAN_MAX = 1024              # packets between the oldest on the books and the newest ACK-only one: 48 KiB of records
+    # packets between the oldest on the books and the newest ACK-only one: 48 KiB of records
+    SPAN_MAX = 1024
     BLACK_HOLE_PTOS = 4          # probe timeouts in a row after which the datagram size is doubted
 
 

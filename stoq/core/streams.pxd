@@ -34,6 +34,8 @@ cdef void stream_read_end(Conn *c, Stream *s) noexcept nogil
 # Free the struct once both sides are over and nothing refers to it.
 cdef void stream_leave_send(Conn *c, Stream *s) noexcept nogil
 cdef void stream_check_done(Conn *c, Stream *s) noexcept nogil
+# A stream of the peer is over, and the application has had it: the peer may open another (SECURITY row 7).
+cdef void streams_credit(Conn *c, uint64_t stream_id) noexcept nogil
 cdef void stream_maybe_free(Conn *c, Stream *s) noexcept nogil
 cdef void stream_push_control(Conn *c, Stream *s) noexcept nogil
 cdef Stream *stream_pop_readable(Conn *c) noexcept nogil

@@ -236,7 +236,6 @@ cdef Stream *stream_open(Conn *c, bint unidirectional) noexcept nogil:
 
 cdef void stream_check_done(Conn *c, Stream *s) noexcept nogil:
     """Both sides over? Then the stream leaves the table, and the shell is told."""
-    cdef StreamKind *kind
     if s.flags & STREAM_DONE:
         return
     if s.flags & STREAM_CAN_SEND and not s.flags & (STREAM_SEND_ACKED | STREAM_RESET_ACKED):
@@ -255,13 +254,15 @@ cdef void stream_check_done(Conn *c, Stream *s) noexcept nogil:
         s.all_next.all_prev = s.all_prev
     recvbuf_clear(&s.recv)
     sendbuf_clear(&s.send, &c.drops)
-    if not s.flags & STREAM_LOCAL:
-        kind = &c.kinds[s.id & 3]
-        kind.closed += 1
-        # SECURITY row 7: credit only for streams that are really over; a quarter of the window at a time.
-        if (kind.closed + kind.window - kind.limit) * 4 >= kind.window:
-            kind.max_due = 1
     event_push(c, EV_STREAM_GONE, s, s.id, 0)
+
+
+cdef void streams_credit(Conn *c, uint64_t stream_id) noexcept nogil:
+    cdef StreamKind *kind = &c.kinds[stream_id & 3]
+    kind.closed += 1
+    # A quarter of the window at a time.
+    if (kind.closed + kind.window - kind.limit) * 4 >= kind.window:
+        kind.max_due = 1
 
 
 cdef void stream_maybe_free(Conn *c, Stream *s) noexcept nogil:

@@ -30,6 +30,8 @@ SECOND = 1_000_000_000
 # RFC 9000 §8.1.3: short, since a client follows a Retry at once.
 RETRY_LIFETIME = 10 * SECOND
 NEW_TOKEN_LIFETIME = 24 * 3600 * SECOND
+# Workers that share a key may have clocks that differ a little.
+cdef int64_t CLOCK_SKEW = 2 * SECOND
 # SECURITY row 12.
 HALF_OPEN_RETRY = 256
 HALF_OPEN_MAX = 4096
@@ -179,7 +181,7 @@ cdef class DefaultAdmission(Admission):
             return 0
         now = self.token_time(now)
         lifetime = self.retry_lifetime if retry else self.token_lifetime
-        fresh = <int64_t>issued <= now and now - <int64_t>issued <= lifetime
+        fresh = <int64_t>issued <= now + CLOCK_SKEW and now - <int64_t>issued <= lifetime
         if not retry:
             out.validated = out.validated or fresh
             return 0

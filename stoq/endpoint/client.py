@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,33 +17,20 @@ from stoq.endpoint.endpoint import Endpoint
 from stoq.endpoint.loopdriver import LoopDriver
 from stoq.endpoint.options import Keylog, PathOrPem, client_configuration
 from stoq.endpoint.stream import Stream
-from stoq.errors import ConfigurationError, HandshakeFailed
+from stoq.errors import ConfigurationError, HandshakeFailed, StoqError
 from stoq.io.transport import TransportError, normalize_address
 from stoq.io.udp import open_udp
 
 Address = tuple[str, int]
 
 
-def is_literal(host: str) -> bool:
-    """Is it an IP address already (an IPv6 scope included)?"""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except (OSError, ValueError):
-            continue
-        return True
-    return False
-
-
 async def resolve(host: str, port: int) -> list[Address]:
     """Every address of a host, the system's preference first. TransportError when there is none."""
     if not 0 <= port <= 65535:
         raise ConfigurationError(f"a port is 0 to 65535, not {port}")
-    if is_literal(host):
-        # The resolver runs in a thread: a tenth of a millisecond that an address does not need.
-        return [(host, port)]
     with contextlib.suppress(ConfigurationError):
-        return [normalize_address((host, port))]  # a literal address: asyncio would ask a thread
+        # A literal address. The resolver runs in a thread: a tenth of a millisecond that this does not need.
+        return [normalize_address((host, port))]
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
@@ -84,6 +71,7 @@ async def open_connection(
         driver.when_refused = connection.refused
         driver.start(endpoint)
         endpoint.connect(configuration, address, connection, token=token)
+        endpoint.flush()
         await connection.wait_connected()
     except BaseException as error:
         if isinstance(error, TransportError) or not endpoint.sessions:
@@ -99,34 +87,60 @@ async def open_connection(
 async def establish(
     host: str, port: int, timeout: float | None, configuration: Configuration, options: dict[str, Any]
 ) -> Connection:
-    """Try the addresses of a host in turn: the next one when nobody listens at one."""
-    failure: TransportError | None = None
+    """Try the addresses of a host in turn: the next one when an attempt fails for the network's sake.
+
+    While others are left, an address has its share of the time, so that a black hole does not eat all of it.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout is None else loop.time() + timeout
+    silent = HandshakeFailed(0, None, f"{host} port {port} did not answer within {timeout or 0:g} s")
+    failure: StoqError = silent
     try:
-        async with asyncio.timeout(timeout):
-            for address in await resolve(host, port):
+        async with asyncio.timeout_at(deadline):
+            addresses = reachable(await resolve(host, port), options.get("local_addr"))
+            for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+                share = None if deadline is None else loop.time() + (deadline - loop.time()) / left
                 try:
-                    return await open_connection(address, configuration, **options)
+                    async with asyncio.timeout_at(share):
+                        return await open_connection(address, configuration, **options)
                 except TransportError as error:  # unreachable, or nobody listens
-                    failure = failure or error
+                    failure = error if failure is silent else failure
+                except TimeoutError:
+                    continue
     except TimeoutError:
-        raise HandshakeFailed(0, None, f"{host} port {port} did not answer within {timeout:g} s") from None
-    assert failure is not None
+        raise silent from None
     raise failure
 
 
-class Connecting:
-    """What connect() returns: await it for the Connection, or use it with `async with`."""
+def reachable(addresses: list[Address], local_addr: Address | None) -> list[Address]:
+    """Those that a socket bound to local_addr can reach."""
+    if local_addr is None:
+        return addresses
+    same = [address for address in addresses if (":" in address[0]) == (":" in local_addr[0])]
+    return same or addresses  # none: opening the socket says what is wrong
 
-    def __init__(self, begin: Callable[[], Any]) -> None:
-        self._begin = begin
+
+class Connecting(Coroutine[Any, Any, Connection]):
+    """What connect() returns: a coroutine that gives the Connection, and an asynchronous context manager."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Connection]) -> None:
+        self._coroutine = coroutine
         self._connection: Connection | None = None
 
-    def __await__(self) -> Generator[Any, None, Connection]:
-        connection: Connection = yield from self._begin().__await__()
-        return connection
+    def send(self, value: Any) -> Any:
+        return self._coroutine.send(value)
+
+    def throw(self, *arguments: Any) -> Any:
+        return self._coroutine.throw(*arguments)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, Connection]:
+        return self._coroutine.__await__()
 
     async def __aenter__(self) -> Connection:
-        self._connection = await self
+        self._connection = await self._coroutine
         return self._connection
 
     async def __aexit__(
@@ -172,6 +186,8 @@ def connect(
     """
 
     async def begin() -> Connection:
+        if configuration is None and "handshake_timeout" not in options:
+            options["handshake_timeout"] = 0 if timeout is None else timeout
         made = client_configuration(
             host,
             alpn=alpn,
@@ -193,4 +209,4 @@ def connect(
         }
         return await establish(host, port, timeout, made, chosen)
 
-    return Connecting(begin)
+    return Connecting(begin())

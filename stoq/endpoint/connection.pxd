@@ -4,6 +4,7 @@ from stoq.endpoint.session cimport Session
 
 cdef class Connection(Session):
     cdef readonly object loop
+    cdef readonly bytes token            # of the server's last NEW_TOKEN frame: for a later connect(token=...)
     cdef object stream_handler           # callable(stream) | None
     cdef bint handler_is_async
     cdef object connection_handler       # coroutine function | None

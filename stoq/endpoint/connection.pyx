@@ -6,9 +6,10 @@ import logging
 from collections import deque
 
 from stoq.connection.stream cimport StreamHandle
-from stoq.endpoint.stream cimport HANDLER_FAILED, Stream, wake_all
+from stoq.endpoint.stream cimport HANDLER_FAILED, Stream, check_code, forget, wake_all
 
 from stoq.crypto.groups import GROUPS
+from stoq.endpoint.demux import FATAL
 from stoq.errors import (
     ApplicationClosed, ConnectionClosedError, StreamError, StreamLimitError, TransportClosed, TransportErrorCode,
 )
@@ -58,7 +59,9 @@ cdef class Connection(Session):
 
     async def _run_handler(self):
         try:
-            await self.connection_handler(self)
+            result = self.connection_handler(self)
+            if inspect.isawaitable(result):
+                await result
         except Exception as error:
             if only_stoq_errors(error):
                 logger.debug("handler of %r ended: %s", self, error)
@@ -67,19 +70,28 @@ cdef class Connection(Session):
             if self.connection.close_reason is None:
                 self.connection.close(<int>TransportErrorCode.INTERNAL_ERROR, "", application=False)
 
-    def stream_opened(self, connection, stream):
+    def stream_opened(self, connection, Stream stream not None):
         if self.stream_handler is not None:
             if self.handler_is_async:
+                # So many tasks at once as streams are permitted, however fast these end.
+                stream.unaccepted = True
                 self.spawn(self._run_stream_handler(stream))
                 return
             try:
-                self.stream_handler(stream)
-            except Exception:
+                result = self.stream_handler(stream)
+            except FATAL:
+                raise
+            except BaseException:
                 logger.exception("the stream handler of %r failed", self)
                 self._abandon(stream)
+                return
+            if inspect.isawaitable(result):      # a lambda, or an object with an asynchronous __call__
+                stream.unaccepted = True
+                self.spawn(self._run_stream_handler(stream, result))
             return
         if self.arrived is None:
             self.arrived = deque()
+        stream.unaccepted = True
         self.arrived.append(stream)
         while self.accepting:
             waiter = self.accepting.popleft()
@@ -87,15 +99,17 @@ cdef class Connection(Session):
                 waiter.set_result(None)
                 break
 
-    async def _run_stream_handler(self, stream):
+    async def _run_stream_handler(self, Stream stream, awaitable=None):
         try:
-            await self.stream_handler(stream)
+            await (self.stream_handler(stream) if awaitable is None else awaitable)
         except Exception as error:
             if only_stoq_errors(error):
                 logger.debug("handler of stream %d ended: %s", stream.id, error)
             else:
                 logger.exception("the handler of stream %d failed", stream.id)
             self._abandon(stream)
+        finally:
+            stream.accepted()
 
     def _abandon(self, Stream stream):
         """A handler failed: neither direction of its stream makes sense any more."""
@@ -118,6 +132,9 @@ cdef class Connection(Session):
             if not waiter.done():
                 waiter.set_result(None)
 
+    def new_token(self, connection, token):
+        self.token = token
+
     # ---- streams
 
     def open_stream(self, unidirectional=False):
@@ -139,10 +156,14 @@ cdef class Connection(Session):
             if self.opening is None:
                 self.opening = []
             self.opening.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                forget(self.opening, waiter)
 
     async def accept_stream(self):
         """The next stream that the peer opened. Raises the close reason when there will be none."""
+        cdef Stream stream
         self.check_thread()
         if self.stream_handler is not None:
             raise RuntimeError("the streams of this connection go to on_stream")
@@ -156,13 +177,17 @@ cdef class Connection(Session):
             try:
                 await waiter
             except asyncio.CancelledError:
+                if waiter in self.accepting:
+                    self.accepting.remove(waiter)
                 # Its wake-up goes to the next in line.
                 if waiter.done() and not waiter.cancelled() and self.accepting and self.arrived:
                     other = self.accepting.popleft()
                     if not other.done():
                         other.set_result(None)
                 raise
-        return self.arrived.popleft()
+        stream = self.arrived.popleft()
+        stream.accepted()
+        return stream
 
     def __aiter__(self):
         return self
@@ -189,7 +214,10 @@ cdef class Connection(Session):
             if self.connected_waiters is None:
                 self.connected_waiters = []
             self.connected_waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                forget(self.connected_waiters, waiter)
 
     def refused(self):
         """Nobody listens at the peer's port: wait_connected() raises TransportError at once."""
@@ -200,6 +228,7 @@ cdef class Connection(Session):
     def abort(self, error_code=0, reason=""):
         """As close(), without a coroutine."""
         self.check_thread()
+        check_code(error_code)
         self.connection.close(error_code, reason)
         if self.endpoint is not None and self.timer >= 0:
             self.endpoint.flush()
@@ -219,7 +248,10 @@ cdef class Connection(Session):
             if self.closed_waiters is None:
                 self.closed_waiters = []
             self.closed_waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                forget(self.closed_waiters, waiter)
 
     async def __aenter__(self):
         return self

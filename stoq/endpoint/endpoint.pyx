@@ -4,43 +4,32 @@ import os
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pythread cimport PyThread_get_thread_ident
-from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from stoq.core.cids cimport cid_is_reset
-from stoq.core.state cimport CLOSE_CLOSING, CLOSE_DRAINING, MIN_DATAGRAM
-from stoq.endpoint.admission cimport ADMIT_ACCEPT, ADMIT_REFUSE, ADMIT_RETRY, InitialInfo
-from stoq.endpoint.destination cimport destination
+from stoq.core.state cimport CLOSE_CLOSING, CLOSE_DRAINING, CLOSE_NONE
+from stoq.endpoint.admission cimport Admitted
+from stoq.endpoint.cidmap cimport CidMap
+from stoq.endpoint.demux cimport CLIENT_DCID_MIN, Demux, raw
 from stoq.endpoint.outbox cimport Outbox
-from stoq.endpoint.replies cimport put_refusal, put_retry, put_stateless_reset, put_versions
+from stoq.endpoint.replies cimport ReplyLimit
 from stoq.endpoint.session cimport Driver, Session
-from stoq.io.transport cimport address_to_python
-from stoq.wire.batch cimport DATAGRAM_TRUNCATED
-from stoq.wire.header cimport (
-    HEADER_OK, PACKET_INITIAL, PACKET_UNKNOWN_VERSION, PACKET_ZERO_RTT, header_parse,
-)
+from stoq.endpoint.timerheap cimport TimerHeap
+from stoq.io.transport cimport Transport, address_from_python, address_to_python
+from stoq.wire.header cimport TOKEN_MAX, Header
 
 from stoq.connection.factory import client_connection, server_connection
 from stoq.endpoint.admission import DefaultAdmission
 from stoq.endpoint.cid_scheme import RandomCids
-from stoq.errors import ConfigurationError, StoqError, TransportErrorCode
+from stoq.endpoint.demux import FATAL
+from stoq.errors import ConfigurationError, StoqError
 
 logger = logging.getLogger("stoq")
 
 cdef enum:
-    # RFC 9000 §7.2: a client's first DCID has at least 8 bytes.
-    CLIENT_DCID_MIN = 8
-    # Connections whose reset tokens are compared with a datagram of no connection: clients have few.
-    RESET_SEARCH_MAX = 64
     # A deadline at or before now is put off by so much, so that a mistaken one cannot stop the endpoint.
     LATE_TIMER_NS = 1000000
-    RANDOM_REPLY = 32
 
 
-cdef inline const uint8_t *raw(bytes data) noexcept:
-    return <const uint8_t *><const char *>data
-
-
-cdef class Endpoint:
+cdef class Endpoint(Demux):
     """Demultiplexes datagrams to connections, admits new ones, sends for all in turn, keeps their timers.
 
     transport: owned from here on. configuration: of connections that clients open (None: it takes none).
@@ -49,8 +38,6 @@ cdef class Endpoint:
     """
 
     def __cinit__(self, *args, **kwargs):
-        memset(&self.count, 0, sizeof(self.count))
-        memset(&self.incoming, 0, sizeof(self.incoming))
         self.owner = <unsigned long>PyThread_get_thread_ident()
 
     def __init__(self, Transport transport not None, *, configuration=None, admission=None, scheme=None,
@@ -95,200 +82,43 @@ cdef class Endpoint:
 
     # ---- receive
 
-    cdef void *lookup(self, const uint8_t *cid, size_t length) noexcept nogil:
-        cdef void *found
-        if self.last_session != NULL and length == self.last_length and memcmp(cid, self.last_id, length) == 0:
-            return self.last_session
-        found = self.ids.get(cid, length)
-        if found != NULL:
-            memcpy(self.last_id, cid, length)
-            self.last_length = length
-            self.last_session = found
-        return found
-
-    cdef int dispatch(self, uint32_t i, int64_t now) except -1:
-        """Cut one received entry into runs of datagrams for one connection."""
-        cdef uint8_t *data = self.incoming.data[i]
-        cdef uint32_t length = self.incoming.length[i], step = self.incoming.segment[i]
-        cdef uint32_t at = 0, end, size
-        cdef size_t n, m, mine = self.scheme.length
-        cdef const uint8_t *cid = NULL
-        cdef const uint8_t *next_cid = NULL
-        cdef void *found
-        if self.incoming.flags[i] & DATAGRAM_TRUNCATED:
-            return 0
-        if step == 0 or step > length:
-            step = length
-        while at < length:
-            size = min(step, length - at)
-            if not destination(data + at, size, mine, &cid, &n):
-                n = 0
-            found = self.lookup(cid, n) if n else NULL
-            if found == NULL:
-                self.stray(i, at, size, now)
-                at += size
-                continue
-            end = at + size
-            while end < length:
-                size = min(step, length - end)
-                if not destination(data + end, size, mine, &next_cid, &m) or m != n or memcmp(cid, next_cid, n):
-                    break
-                end += size
-            self.deliver(<Session>found, i, at, end - at, now)
-            at = end
-        return 0
-
-    cdef int deliver(self, Session session, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1:
-        cdef uint32_t segment = self.incoming.segment[i]
-        if not session.touched:
-            session.touched = True
-            self.touched.append(session)
-        try:
-            session.connection.receive(self.incoming.data[i] + at, size, segment if size > segment else 0,
-                                       self.incoming.ecn[i], &self.incoming.peer[i], &self.incoming.local[i], now)
-        except Exception:
-            self.failed(session)
-        return 0
-
     cdef int process(self, int64_t now) except -1:
-        """The batch in self.incoming: to the connections, then their events to the application, then answers."""
+        """The batch in self.incoming: to the connections, then their events to the application.
+
+        Whatever fails, every connection that was given datagrams is finished before their memory goes back.
+        """
         cdef uint32_t i
         cdef Session session
         cdef list touched
         self.busy = True
-        try:
-            for i in range(self.incoming.count):
+        error = None
+        for i in range(self.incoming.count):
+            try:
                 self.dispatch(i, now)
-            touched, self.touched = self.touched, []
-            for session in touched:
-                session.touched = False
+            except BaseException as caught:
+                error = error or caught
+        touched, self.touched = self.touched, []
+        for session in touched:
+            session.touched = False
+            try:
                 self.finish(session, now)
-                self.enqueue(session)
-        finally:
-            self.transport.release(&self.incoming)
-            self.busy = False
+            except BaseException as caught:
+                error = error or caught
+            self.enqueue(session)
+        self.transport.release(&self.incoming)
+        self.busy = False
+        if error is not None:
+            raise error
         return 0
 
     cdef int finish(self, Session session, int64_t now) except -1:
         try:
             session.connection.finish_batch(now)
-        except Exception:
+        except BaseException as error:
             self.failed(session)
+            if isinstance(error, FATAL):
+                raise
         return 0
-
-    cdef int failed(self, Session session) except -1:
-        logger.exception("an event handler failed; its connection is closed")
-        session.connection.close(<int>TransportErrorCode.INTERNAL_ERROR, "", application=False)
-        return 0
-
-    cdef int stray(self, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1:
-        """A datagram of no connection that we know by its ID."""
-        cdef uint8_t *p = self.incoming.data[i] + at
-        cdef Header h
-        cdef void *found
-        cdef uint8_t *room
-        cdef size_t length
-        self.count.unknown += 1
-        if size == 0:
-            return 0
-        if not p[0] & 0x80:
-            return self.stray_short(i, at, size, now)
-        if header_parse(p, size, self.scheme.length, &h) != HEADER_OK:
-            return 0
-        if h.type == PACKET_INITIAL or h.type == PACKET_ZERO_RTT:
-            found = self.initials.get(h.dcid, h.dcid_length)
-            if found != NULL:
-                return self.deliver(<Session>found, i, at, size, now)
-        if self.configuration is None:
-            # A client's endpoint: Version Negotiation and Retry carry our ID, so they are not strays.
-            return 0
-        if h.type == PACKET_INITIAL:
-            return self.stray_initial(i, at, size, &h, now)
-        # RFC 9000 §6.1: only for datagrams that could open a connection; never in answer to Version Negotiation.
-        if h.type == PACKET_UNKNOWN_VERSION and size >= MIN_DATAGRAM and self.may_reply(i, now):
-            room = self.outbox.reply_room()
-            if room != NULL:
-                length = put_versions(room, &h, raw(self.random(4)))
-                self.count.versions += length != 0
-                self.outbox.reply(&self.incoming, i, length)
-        return 0
-
-    cdef bint may_reply(self, uint32_t i, int64_t now) noexcept:
-        return self.replies.allow(&self.incoming.peer[i], now)
-
-    cdef int stray_short(self, uint32_t i, uint32_t at, uint32_t size, int64_t now) except -1:
-        cdef uint8_t *p = self.incoming.data[i] + at
-        cdef Session session
-        cdef uint8_t *room
-        cdef bytes cid, noise, token
-        cdef size_t length
-        # A Stateless Reset looks like this (RFC 9000 §10.3.1).
-        if len(self.sessions) <= RESET_SEARCH_MAX:
-            for session in self.sessions:
-                if session.connection.c != NULL and cid_is_reset(session.connection.c, p, size):
-                    return self.deliver(session, i, at, size, now)
-        if self.unknown == "drop" or size < 1 + <uint32_t>self.scheme.length:
-            return 0
-        cid = PyBytes_FromStringAndSize(<char *>p + 1, self.scheme.length)
-        if self.unknown != "reset":
-            self.count.handed_over += 1
-            try:
-                self.unknown(PyBytes_FromStringAndSize(<char *>p, size), address_to_python(&self.incoming.peer[i]),
-                             self.scheme.recognise(cid))
-            except Exception:
-                logger.exception("handing over a datagram failed")
-            return 0
-        if not self.may_reply(i, now):
-            return 0
-        room = self.outbox.reply_room()
-        if room != NULL:
-            noise = self.random(RANDOM_REPLY)
-            token = self.scheme.reset_token(cid)
-            length = put_stateless_reset(room, size, raw(token), raw(noise))
-            self.count.resets += length != 0
-            self.outbox.reply(&self.incoming, i, length)
-        return 0
-
-    cdef int stray_initial(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, int64_t now) except -1:
-        cdef InitialInfo info
-        cdef Admitted how
-        cdef uint8_t *room
-        cdef bytes scid, token
-        cdef size_t length
-        # RFC 9000 §14.1: an Initial in a smaller datagram is dropped.
-        if size < MIN_DATAGRAM or h.dcid_length < CLIENT_DCID_MIN and not h.token_length:
-            return 0
-        if self.draining or self.closing:
-            self.count.not_admitted += 1
-            return 0
-        info.token, info.token_length = h.token, h.token_length
-        info.dcid, info.dcid_length = h.dcid, h.dcid_length
-        info.scid, info.scid_length = h.scid, h.scid_length
-        info.address = &self.incoming.peer[i]
-        info.version = h.version
-        info.flags = self.incoming.flags[i]
-        info.half_open = self.half_open
-        info.connections = <uint32_t>len(self.sessions)
-        self.admission.admit(&info, now, &how)
-        if how.verdict == ADMIT_ACCEPT:
-            return self.accept(i, at, size, h, &how, now)
-        room = NULL
-        if how.verdict == ADMIT_RETRY or how.verdict == ADMIT_REFUSE and self.may_reply(i, now):
-            room = self.outbox.reply_room()
-        if room == NULL:
-            self.count.not_admitted += 1
-            return 0
-        scid = self.scheme.make()
-        if how.verdict == ADMIT_RETRY:
-            token = self.admission.mint_retry(
-                address_to_python(&self.incoming.peer[i]),
-                PyBytes_FromStringAndSize(<const char *>h.dcid, h.dcid_length), scid, h.version, now)
-            length = put_retry(room, h, raw(scid), len(scid), raw(token), len(token), <uint8_t>scid[0])
-            self.count.retries += length != 0
-        else:
-            length = put_refusal(room, h, raw(scid), len(scid), how.error_code)
-            self.count.refused += length != 0
-        return self.outbox.reply(&self.incoming, i, length)
 
     cdef int accept(self, uint32_t i, uint32_t at, uint32_t size, const Header *h, const Admitted *how,
                     int64_t now) except -1:
@@ -304,6 +134,9 @@ cdef class Endpoint:
             self.configuration, address_to_python(&self.incoming.peer[i]), address_to_python(&self.incoming.local[i]),
             now_ns=now, random=self.random, cid=cid, reset_token=self.scheme.reset_token(cid),
             original_dcid=original, initial_dcid=dcid, retry_scid=scid, validated=how.validated, version=h.version)
+        # Text has no place for the scope of a link-local address.
+        connection.c.path.peer = self.incoming.peer[i]
+        connection.c.path.local = self.incoming.local[i]
         session = self.session_factory()
         self.adopt(session, connection, cid)
         session.traffic_class = how.traffic_class
@@ -312,23 +145,32 @@ cdef class Endpoint:
         self.count.accepted += 1
         session.initial_id = dcid
         self.initials.put(raw(dcid), len(dcid), <void *>session)
-        return self.deliver(session, i, at, size, now)
+        self.deliver(session, i, at, size, now)
+        if not connection.c.peer_scid_known:
+            # Nothing in it was authentic, to whoever knows how to make an Initial: not worth a half-open place.
+            self.count.accepted -= 1
+            self.end(session)
+        return 0
 
     # ---- connections
 
-    def connect(self, configuration, peer, Session session not None, *, token=b"", original_dcid=None):
+    def connect(self, configuration, peer, Session session not None, *, bytes token=b"", original_dcid=None):
         """Begin a connection to `peer` (host, port). The first flight leaves with the next flush().
 
         token: from a NEW_TOKEN frame of an earlier connection. original_dcid: the first DCID, 8 to 20 bytes
         (None: random).
         """
+        cdef Connection connection
         self.check_owner()
         if self.closing or session.connection is not None:
             raise StoqError("the endpoint is closed, or the session has a connection")
         cid = self.new_id()
+        if len(token) > TOKEN_MAX:
+            raise ConfigurationError(f"a token has at most {TOKEN_MAX} bytes")
         connection = client_connection(
             configuration, peer, now_ns=self.now(), random=self.random, cid=cid, token=token,
             original_dcid=self.random(CLIENT_DCID_MIN) if original_dcid is None else original_dcid)
+        address_from_python(peer, &connection.c.path.peer)
         self.adopt(session, connection, cid)
         self._wake(connection)
         return session
@@ -359,7 +201,10 @@ cdef class Endpoint:
         while wanted:
             cid = self.new_id()
             token = self.scheme.reset_token(cid)
-            session.connection.add_cid(raw(cid), raw(token))
+            try:
+                session.connection.add_cid(raw(cid), raw(token))
+            except ConfigurationError:
+                break        # one that the peer retired still has its place: later
             self.ids.put(raw(cid), len(cid), <void *>session)
             session.ids.append(cid)
             wanted -= 1
@@ -392,9 +237,18 @@ cdef class Endpoint:
         session.handshake_over()
         self.sessions.discard(session)
         if not session.connection.terminated:
-            session.terminated(session.connection)
+            try:
+                session.terminated(session.connection)
+            except Exception:
+                logger.exception("an event handler failed as its connection ended")
         session.connection.wake = None
         session.connection.listener = None
+        self.ended_one = True
+        return 0
+
+    cdef int tell_empty(self) except -1:
+        """After what the last connection had to say has left, the owner may close the transport."""
+        self.ended_one = False
         if not self.sessions and self.when_empty is not None:
             self.when_empty()
         return 0
@@ -438,48 +292,73 @@ cdef class Endpoint:
                 return 1
             if added == 0:
                 break
-        if connection.terminated or self.end_early and self.needless(connection):
+        if connection.terminated or connection.c.close.state != CLOSE_NONE and self.needless(connection):
             self.end(session)
         else:
             self.set_timer(session, now)
         return 0
 
     cdef bint needless(self, Connection connection):
-        """RFC 9000 §10.2: a socket that is about to close need not stay for late packets; we stay for answers that a
-        peer could miss, while the PTO is known."""
+        """Whether a closing connection need not wait for late packets (RFC 9000 §10.2).
+
+        Not when the socket is about to close, as far as the peer has heard or can be expected to. And not for
+        strangers: who never proved an address does not get three seconds of memory for a ClientHello that fails.
+        """
         cdef int state = connection.c.close.state
-        return state == CLOSE_DRAINING or state == CLOSE_CLOSING and not connection.handshake_complete
+        cdef bint said = state == CLOSE_DRAINING or state == CLOSE_CLOSING and not connection.c.close.send_due
+        if said and not connection.is_client and not connection.c.path.validated:
+            return True
+        return self.end_early and said and (state == CLOSE_DRAINING or not connection.handshake_complete)
 
     cdef int send_ready(self, int64_t now) except -1:
-        """Send for all connections in turn, a batch each at a time, up to SEND_BATCHES."""
+        """Send for all connections in turn, a batch each at a time, up to SEND_BYTES."""
         cdef list work
         cdef Session session
+        cdef uint64_t sent = 0
         cdef int batches = 0
-        cdef Py_ssize_t i
-        cdef bint more
+        cdef Py_ssize_t i, n
         self.busy = True
         try:
-            while self.ready and not self.outbox.blocked and batches < SEND_BATCHES:
+            while self.ready and not self.outbox.blocked and sent < SEND_BYTES and batches < SEND_BATCHES:
                 work, self.ready = self.ready, []
-                for i in range(len(work)):
+                n = len(work)
+                i = 0
+                while i < n:
                     session = work[i]
+                    i += 1
                     session.queued = False
-                    more = self.send_some(session, now)
-                    if more:
+                    if self.send_safely(session, now):
                         self.enqueue(session)
+                        sent += self.outbox.bytes_waiting()
                         batches += 1
-                        if self.outbox.push() or batches == SEND_BATCHES:
-                            # Those that were not served come first next time.
-                            self.ready = work[i + 1:] + self.ready
+                        if self.outbox.push() or sent >= SEND_BYTES or batches >= SEND_BATCHES:
                             break
+                # Those that were not served come first next time.
+                if i < n:
+                    self.ready = work[i:] + self.ready
             if not self.outbox.blocked:
                 self.outbox.push()
         finally:
             self.busy = False
+        if self.ended_one and not self.outbox.blocked:
+            self.tell_empty()
         if self.ready and not self.outbox.blocked and not self.scheduled:
             self.scheduled = True
             self.driver.schedule()
         return 0
+
+    cdef int send_safely(self, Session session, int64_t now) except -1:
+        """send_some(); a connection that cannot be served is closed, and at the second time forgotten."""
+        try:
+            return self.send_some(session, now)
+        except Exception:
+            if session.connection.close_reason is not None:
+                logger.exception("a connection is given up")
+                self.end(session)
+            else:
+                self.failed(session)
+                self.enqueue(session)
+            return 0
 
     # ---- timers
 
@@ -504,6 +383,7 @@ cdef class Endpoint:
     cpdef on_readable(self):
         """Datagrams have arrived. Returns whether more may be waiting."""
         cdef int n
+        cdef bint alone
         cdef int64_t now
         for _ in range(self.receive_batches):
             if self.transport.closed:    # the last connection ended with the batch before
@@ -512,8 +392,11 @@ cdef class Endpoint:
             if n == 0:
                 break
             now = self.now()
+            alone = n == 1 and self.incoming.segment[0] == 0
             self.process(now)
             self.send_ready(now)
+            if alone:
+                break        # most likely nothing waits behind it; the poller calls again if something does
         else:
             self.arm()
             return True
@@ -545,7 +428,10 @@ cdef class Endpoint:
                 if self.timers.slots[slot].owner == NULL:
                     callback = self.timers.callbacks.get(slot)
                     if callback is not None:
-                        callback(now)
+                        try:
+                            callback(now)
+                        except Exception:
+                            logger.exception("a timer's callback failed")
                     continue
                 session = <Session>self.timers.slots[slot].owner
                 session.connection.timer(now)
@@ -563,6 +449,11 @@ cdef class Endpoint:
         self.arm()
 
     # ---- for owners
+
+    def schedule_timer(self, int32_t slot, int64_t deadline):
+        """timers.schedule(slot, deadline), for a slot of timers.register(); and the driver hears of it."""
+        self.timers.schedule(slot, deadline)
+        self.arm()
 
     def next_deadline(self):
         """When on_timer() is due, in ns of the clock; None: never."""
@@ -589,8 +480,8 @@ cdef class Endpoint:
                 session.connection.close(error_code, reason, application=application)
                 self.enqueue(session)
             self.flush()
-        if not self.sessions and self.when_empty is not None:
-            self.when_empty()
+        if not self.sessions:
+            self.tell_empty()
 
     def counters(self):
         """What became of datagrams and clients without a connection: a dict of totals."""

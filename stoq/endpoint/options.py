@@ -130,6 +130,15 @@ def merged(
         else:
             known_names = ", ".join(sorted(known | set(TLS_OPTIONS)))
             raise ConfigurationError(f"unknown option {name!r}; there are {known_names}")
+    try:
+        return replaced(configuration, is_client, tls, rest)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def replaced(
+    configuration: Configuration | None, is_client: bool, tls: dict[str, Any], rest: dict[str, Any]
+) -> Configuration:
     if configuration is None:
         return Configuration(TlsConfiguration(is_client=is_client, **tls), **rest)
     if configuration.tls.is_client != is_client:

@@ -1,5 +1,5 @@
 # The one send batch of an endpoint, and what of it the transport has not taken yet.
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from stoq.endpoint.session cimport Driver
 from stoq.io.transport cimport Transport
 from stoq.wire.batch cimport RecvBatch, SendBatch
@@ -15,6 +15,7 @@ cdef class Outbox:
     cdef int open(self) except -1        # room for more, unless blocked
     # Send what there is. True: the transport is not writable; the rest waits for on_writable().
     cdef bint push(self) except -1
+    cdef uint64_t bytes_waiting(self) noexcept nogil
     # Memory for one datagram of REPLY_ROOM bytes; NULL while the transport is busy: then strangers go without.
     cdef uint8_t *reply_room(self) except? NULL
     # What was written there goes to where entry i of `incoming` came from.

@@ -30,6 +30,13 @@ cdef class Outbox:
         self.is_open = False
         return False
 
+    cdef uint64_t bytes_waiting(self) noexcept nogil:
+        cdef uint64_t total = 0
+        cdef uint32_t i
+        for i in range(self.batch.count):
+            total += self.batch.length[i]
+        return total
+
     cdef uint8_t *reply_room(self) except? NULL:
         if self.blocked or self.is_open and self.batch.count == self.batch.slots and self.push():
             return NULL

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any
 
 from stoq.connection.configuration import Configuration
+from stoq.connection.factory import server_connection
 from stoq.crypto.credentials import Credentials
 from stoq.endpoint.admission import Admission, DefaultAdmission
 from stoq.endpoint.cid_scheme import CidScheme, RandomCids
@@ -96,6 +98,19 @@ class Server:
         await self.wait_closed()
 
 
+def try_configuration(configuration: Configuration) -> None:
+    """ConfigurationError now rather than for each client."""
+    if not configuration.handshake_timeout:
+        raise ConfigurationError("a server limits the time of a handshake: handshake_timeout is above 0")
+    try:
+        server_connection(
+            configuration, ("127.0.0.1", 1), None, now_ns=1, random=os.urandom, cid=bytes(8), original_dcid=bytes(8),
+            reset_token=bytes(16),
+        )  # fmt: skip
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(str(error)) from None
+
+
 async def serve(
     handler: Handler | None,
     host: str | None,
@@ -140,7 +155,7 @@ async def serve(
     """
     if handler is None and on_stream is None:
         raise ConfigurationError("serve() needs a handler or on_stream")
-    if handler is not None and not asyncio.iscoroutinefunction(getattr(handler, "func", handler)):
+    if not callable(handler or on_stream):
         raise ConfigurationError("the handler is a coroutine function of one argument, the connection")
     made = server_configuration(
         alpn=alpn,
@@ -150,6 +165,7 @@ async def serve(
         configuration=configuration,
         **options,
     )
+    try_configuration(made)
     limits = {"half_open_retry": half_open_retry, "half_open_max": half_open_max, "max_connections": max_connections}
     given = {name: value for name, value in limits.items() if value is not None}
     if admission is None:

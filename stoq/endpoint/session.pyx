@@ -51,7 +51,6 @@ cdef class Session:
 
     def closed(self, connection):
         """connection.close_reason is set. The connection may linger to answer late packets."""
-        self.handshake_over()
 
     def terminated(self, connection):
         """Nothing will be sent or received any more."""

@@ -8,6 +8,8 @@ cdef enum:
     HANDLER_FAILED = 1
 
 cdef int wake_all(list futures) except -1
+cdef int forget(list futures, object future) except -1
+cdef int check_code(object code) except -1
 
 
 cdef class Stream(StreamHandle):
@@ -22,6 +24,7 @@ cdef class Stream(StreamHandle):
     cdef bint receiver_told_end
     cdef bint held                       # the receiver gets nothing until what it wrote has drained
     cdef bint stopped                    # we asked the peer to stop
+    cdef bint gave_up                    # we reset our side
 
     cdef int check_thread(self) except -1
     cdef int pull(self, uint64_t limit) except -1

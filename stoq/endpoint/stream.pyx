@@ -6,6 +6,7 @@ from asyncio import IncompleteReadError, get_running_loop
 from cpython.bytes cimport PyBytes_GET_SIZE
 from stoq.connection.connection cimport Connection as Shell
 
+from stoq.endpoint.demux import FATAL
 from stoq.errors import ConfigurationError
 
 logger = logging.getLogger("stoq")
@@ -39,6 +40,19 @@ cdef inline Shell shell(Stream stream):
     return (<StreamHandle>stream).connection
 
 
+cdef int forget(list futures, object future) except -1:
+    """Take out a waiter that was cancelled; one that was woken is out already."""
+    if future in futures:
+        futures.remove(future)
+    return 0
+
+
+cdef int check_code(object code) except -1:
+    if not 0 <= code < 1 << 62:
+        raise ConfigurationError(f"an error code is 0 to 2**62 - 1, not {code}")
+    return 0
+
+
 cdef class Stream(StreamHandle):
     """One stream. Made by Connection.open_stream(), accept_stream() or handed to `on_stream`; never by hand.
 
@@ -60,7 +74,8 @@ cdef class Stream(StreamHandle):
     cdef int on_data(self, bytes data, bint fin) except -1:
         StreamHandle.on_data(self, data, fin)
         if self.reader is not None:
-            if self.satisfied():
+            # One that is done was woken or cancelled and has not run yet: nobody wants more now.
+            if not self.reader.done() and self.satisfied():
                 self.wake_reader()
         elif self.receiver is not None:
             self.pump()
@@ -137,14 +152,13 @@ cdef class Stream(StreamHandle):
         return self.at_end()
 
     cdef int wake_reader(self) except -1:
-        future, self.reader = self.reader, None
-        if future is not None and not future.done():
-            future.set_result(None)
+        if self.reader is not None and not self.reader.done():
+            self.reader.set_result(None)
         return 0
 
     def _begin_read(self):
         self.check_thread()
-        if self.reader is not None and not self.reader.done():
+        if self.reader is not None:
             raise RuntimeError(f"another task is reading from stream {self.id}")
         if self.receiver is not None:
             raise RuntimeError(f"stream {self.id} has a receiver")
@@ -172,8 +186,11 @@ cdef class Stream(StreamHandle):
             self.reading = READ_ALL
             while not self.satisfied():
                 self._no_more()
-                self.reader = waiter = get_running_loop().create_future()
-                await waiter
+                self.reader = get_running_loop().create_future()
+                try:
+                    await self.reader
+                finally:
+                    self.reader = None
             return self.joined()
         self.reading = READ_SOME
         while True:
@@ -183,8 +200,11 @@ cdef class Stream(StreamHandle):
             if data or self.at_end():
                 return data
             self._no_more()
-            self.reader = waiter = get_running_loop().create_future()
-            await waiter
+            self.reader = get_running_loop().create_future()
+            try:
+                await self.reader
+            finally:
+                self.reader = None
 
     def _from_parts(self, n):
         """What an interrupted read(-1) or readexactly() had taken."""
@@ -209,10 +229,11 @@ cdef class Stream(StreamHandle):
         self.wanted = n
         while not self.satisfied():
             self._no_more()
-            self.reader = waiter = get_running_loop().create_future()
-            await waiter
-            self.reading = READ_EXACTLY
-            self.wanted = n
+            self.reader = get_running_loop().create_future()
+            try:
+                await self.reader
+            finally:
+                self.reader = None
         if self.parts_size < <uint64_t>n:
             raise IncompleteReadError(self.joined(), n)
         data = self.joined()
@@ -265,7 +286,9 @@ cdef class Stream(StreamHandle):
         self.receiver_told_end = end
         try:
             self.receiver(self, data, end)
-        except Exception:
+        except FATAL:
+            raise
+        except BaseException:    # CancelledError too: it comes from a future that the receiver looked at
             logger.exception("the receiver of stream %d failed", self.id)
             self.receiver_told_end = True
             StreamHandle.reset(self, HANDLER_FAILED)
@@ -301,7 +324,10 @@ cdef class Stream(StreamHandle):
             waiter = get_running_loop().create_future()
             self.writers.append(waiter)
             self.want_writable(low)
-            await waiter
+            try:
+                await waiter
+            finally:
+                forget(self.writers, waiter)
         if self.stop_code is not None:
             self.check_writable()
 
@@ -318,13 +344,16 @@ cdef class Stream(StreamHandle):
     def reset(self, code=0):
         """Give up sending: the peer's reads raise StreamReset(code). Unsent data is forgotten."""
         self.check_thread()
+        check_code(code)
         StreamHandle.reset(self, code)
+        self.gave_up = True
         wake_all(self.writers)
         wake_all(self.senders)
 
     def stop(self, code=0):
         """Ask the peer to stop sending: its writes raise StreamStopped(code). Unread data is forgotten."""
         self.check_thread()
+        check_code(code)
         StreamHandle.stop(self, code)
         self.stopped = True
         self.parts.clear()
@@ -343,13 +372,16 @@ cdef class Stream(StreamHandle):
             if not self.fin_written or self.stop_code is not None:
                 self.check_writable()
                 raise ConfigurationError("finish() the stream before wait_sent()")
-            if self.s == NULL:
+            if self.gave_up or self.s == NULL:
                 raise ConfigurationError(f"stream {self.id} was reset")
             if self.senders is None:
                 self.senders = []
             waiter = get_running_loop().create_future()
             self.senders.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                forget(self.senders, waiter)
 
     # ---- facts
 

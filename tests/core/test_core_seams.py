@@ -10,18 +10,8 @@ import pytest
 from connection_pair import CLIENT, MS, SECOND, SERVER, Forge, Pair
 
 from stoq.core.knobs import KNOB_ROWS, STAT_ROWS
-from stoq.testing.seams import (
-    Channel,
-    Controller,
-    CookieSource,
-    DigestMeter,
-    FrameTap,
-    core_memory,
-    exchange_controller,
-    facts,
-    receive_train,
-    send_trains,
-)
+from stoq.testing.hooks import Channel, CookieSource, DigestMeter, FrameTap
+from stoq.testing.seams import Controller, core_memory, exchange_controller, facts, receive_train, send_trains
 from stoq.wire.varint import encode_varint
 
 ROOT = Path(__file__).parent.parent.parent

@@ -170,7 +170,13 @@ def test_arguments_that_cannot_work() -> None:
         with pytest.raises(ConfigurationError, match="handler"):
             await serve(None)
         with pytest.raises(ConfigurationError, match="coroutine"):
-            await serve(print)
+            await serve(42)
+        for options in (
+            {"congestion": "magic"}, {"backend": "none such"}, {"knobs": {"nope": 1}}, {"handshake_timeout": 0},
+            {"idle_timeout": "3"}, {"idle_timeout": float("nan")},
+        ):  # fmt: skip
+            with pytest.raises(ConfigurationError):
+                await serve(echo, **options)
         with pytest.raises(ConfigurationError, match="private key"):
             await serve(echo, certificate=None)
         with pytest.raises(stoq.StoqError):
