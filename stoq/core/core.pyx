@@ -238,7 +238,7 @@ cdef int64_t core_deadline(const Conn *c) noexcept nogil:
 
 
 cdef void keep_alive(Conn *c, int64_t now) noexcept nogil:
-    """PING when nothing that asks for an answer left for so long; else look again when that may be (RFC 9000 §10.1.2)."""
+    """PING when nothing that asks for an answer left for so long; else look again then (RFC 9000 §10.1.2)."""
     cdef int64_t period = <int64_t>c.knobs.keep_alive_ns
     cdef int64_t last = c.spaces[SPACE_APP].last_eliciting_time
     c.keep_alive_deadline = 0
