@@ -6,7 +6,7 @@ from stoq.connection.configuration import Configuration
 from stoq.connection.connection import Connection
 from stoq.endpoint.admission import Address, Admission
 from stoq.endpoint.cid_scheme import CidScheme
-from stoq.endpoint.demux import Unknown, Demux
+from stoq.endpoint.demux import Demux, Unknown
 from stoq.endpoint.session import Driver, Session
 from stoq.endpoint.timerheap import TimerHeap
 from stoq.io.transport import Transport

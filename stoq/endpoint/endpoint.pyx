@@ -301,14 +301,16 @@ cdef class Endpoint(Demux):
     cdef bint needless(self, Connection connection):
         """Whether a closing connection need not wait for late packets (RFC 9000 §10.2).
 
-        Not when the socket is about to close, as far as the peer has heard or can be expected to. And not for
-        strangers: who never proved an address does not get three seconds of memory for a ClientHello that fails.
+        Not when the socket is about to close, as far as the peer has heard. And not for strangers, once the close had
+        its chance to leave: who never proved an address does not get three seconds of memory for a ClientHello.
         """
         cdef int state = connection.c.close.state
-        cdef bint said = state == CLOSE_DRAINING or state == CLOSE_CLOSING and not connection.c.close.send_due
-        if said and not connection.is_client and not connection.c.path.validated:
+        if not connection.is_client and not connection.c.path.validated:
             return True
-        return self.end_early and said and (state == CLOSE_DRAINING or not connection.handshake_complete)
+        if not self.end_early:
+            return False
+        return state == CLOSE_DRAINING or (
+            state == CLOSE_CLOSING and not connection.c.close.send_due and not connection.handshake_complete)
 
     cdef int send_ready(self, int64_t now) except -1:
         """Send for all connections in turn, a batch each at a time, up to SEND_BYTES."""

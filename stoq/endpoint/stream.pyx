@@ -256,8 +256,8 @@ cdef class Stream(StreamHandle):
         """Give what arrives to receiver(stream, data, end) at once, instead of keeping it for read().
 
         No task and no future is involved. `end`: nothing follows; the last call may have data b"". data is None when
-        the stream ended early (reset, or the connection closed). While more than 1 MiB that was written to this
-        stream is unacknowledged, nothing is delivered, so that an echo cannot be made to buffer without bound.
+        the stream ended early (reset, or the connection closed). A receiver that writes to this stream gets nothing
+        while more than 1 MiB is unacknowledged, so that an echo cannot be made to buffer without bound.
         """
         self._begin_read()
         self.receiver = receiver
@@ -269,13 +269,16 @@ cdef class Stream(StreamHandle):
     cdef int pump(self) except -1:
         cdef bytes data
         cdef bint end
+        cdef uint64_t before, after
         while not self.receiver_told_end and not self.held:
             data = self._from_parts(NO_LIMIT) if self.parts else self.take(NO_LIMIT)
             end = self.at_end() and not self.parts
             if not data and not end:
                 break
+            before = StreamHandle.buffered(self)
             self.call_receiver(data, end)
-            if not end and StreamHandle.buffered(self) > HIGH_WATER:
+            after = StreamHandle.buffered(self)
+            if not end and after > before and after > HIGH_WATER:
                 self.held = True
                 self.want_writable(LOW_WATER)
         return 0

@@ -274,3 +274,32 @@ def test_flow_control_stalls_and_goes_on(stoq_is_client: bool) -> None:
     for stream_id in ids:
         assert bytes(mixed.ours.data[stream_id]) == bytes([stream_id]) * 30_000
     assert mixed.theirs.closed is None
+
+
+@ROLES
+@LINKS
+def test_upstream_updates_its_keys(stoq_is_client: bool, link: dict[str, float]) -> None:
+    mixed = Mixed(stoq_is_client, seed=8, **link).handshake()
+    mixed.wait(1 * SECOND)
+    for n in range(5):
+        mixed.theirs.connection.request_key_update()
+        stream_id = mixed.theirs.open(True)
+        mixed.theirs.write(stream_id, bytes([n]) * 20_000, True)
+        assert mixed.run(lambda stream_id=stream_id: stream_id in mixed.ours.ended)
+        assert bytes(mixed.ours.data[stream_id]) == bytes([n]) * 20_000
+        mixed.wait(1 * SECOND)
+    assert mixed.ours.connection.stats()["key_updates"] == 5
+    assert mixed.ours.connection.stats()["auth_failures"] == 0
+
+
+@ROLES
+def test_our_key_updates_are_followed_by_upstream(stoq_is_client: bool) -> None:
+    mixed = Mixed(stoq_is_client, seed=9, knobs={"key_update_packets": 200}).handshake()
+    for _ in range(4):
+        stream_id = mixed.ours.open(True)
+        mixed.ours.write(stream_id, bytes(300_000), True)
+        assert mixed.run(lambda stream_id=stream_id: stream_id in mixed.theirs.ended)
+        assert bytes(mixed.theirs.data[stream_id]) == bytes(300_000)
+        mixed.wait(1 * SECOND)
+    assert mixed.ours.connection.stats()["key_updates"] >= 3
+    assert mixed.theirs.closed is None

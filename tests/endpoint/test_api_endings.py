@@ -116,6 +116,8 @@ def test_wrong_authority_and_wrong_name() -> None:
             assert not caught.value.by_peer
             with pytest.raises(HandshakeFailed):
                 await connect(server, server_name="other.example")
+            # The server hears of it: no half-open connection waits for its ten seconds.
+            await eventually(lambda: not server.connections, 2)
             async with connect(server, ca_data=other.certificate_pem, verify=False) as connection:
                 assert connection.alpn == ALPN
 
@@ -260,6 +262,21 @@ def test_half_open_threshold() -> None:
     async def attempt(port: int) -> None:
         with pytest.raises(HandshakeFailed):
             await stoq.connect("127.0.0.1", port, alpn=ALPN, ca_data=authority().certificate_pem, timeout=0.2)
+
+    run("asyncio", test)
+
+
+def test_connect_is_a_coroutine() -> None:
+    async def test() -> None:
+        async with serving(echo) as server:
+            connection = await asyncio.create_task(connect(server))
+            with pytest.raises(ConfigurationError, match="error code"):
+                await connection.close(-1)
+            with pytest.raises(ConfigurationError, match="error code"):
+                await connection.close(1 << 62)
+            await connection.close()
+            with pytest.raises(ConfigurationError, match="1024"):
+                await connect(server, token=bytes(1025))
 
     run("asyncio", test)
 

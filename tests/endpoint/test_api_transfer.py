@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_loopback import ALPN, connect, echo, eventually, run, serving
+from endpoint_loopback import ALPN, connect, echo, echo_stream, eventually, run, serving
 
 import stoq
 from stoq.errors import ConfigurationError, StreamLimitError, StreamReset, StreamStopped
@@ -233,6 +234,74 @@ def test_reset_and_stop(loop: str) -> None:
                 await stream.write(b"after reset")
 
     run(loop, test)
+
+
+def test_a_cancelled_read_takes_nothing_more() -> None:
+    """A read that was given up gives the peer no credit; the receiver that comes next gets everything."""
+
+    async def test() -> None:
+        async with serving(echo) as server, connect(server) as connection:
+            stream = connection.open_stream()
+            await stream.write(b"begin")
+            for read in (stream.read, lambda: stream.readexactly(100)):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await read()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    while True:
+                        await stream.write(b"x" * 65_536)
+            assert stream.unread <= 2 << 20
+            got = bytearray()
+            ended = asyncio.Event()
+
+            def received(_: stoq.Stream, data: bytes | None, end: bool) -> None:
+                got.extend(data or b"")
+                if end:
+                    ended.set()
+
+            stream.deliver(received)
+            stream.finish()
+            await ended.wait()
+            assert got.startswith(b"beginxxx")
+            assert len(got) % 65_536 == 5
+
+    run("asyncio", test)
+
+
+def test_wait_sent_ends_with_a_reset() -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def on_stream(stream: stoq.Stream) -> None:
+            await gate.wait()
+
+        async with serving(on_stream=on_stream) as server, connect(server) as connection:
+            stream = connection.open_stream()
+            writing = asyncio.create_task(stream.write(b"x" * 8_000_000))
+            await asyncio.sleep(0)
+            stream.finish()
+            waiting = asyncio.create_task(stream.wait_sent())
+            await asyncio.sleep(0.02)
+            stream.reset(1)
+            await writing
+            with pytest.raises(ConfigurationError, match="was reset"):
+                await waiting
+            gate.set()
+
+    run("asyncio", test)
+
+
+def test_on_stream_may_be_a_lambda_around_a_coroutine() -> None:
+    async def test() -> None:
+        handler = functools.partial(lambda function, stream: function(stream), echo_stream)
+        async with serving(on_stream=handler) as server, connect(server) as connection:
+            stream = connection.open_stream()
+            await stream.write(b"hello")
+            stream.finish()
+            assert await stream.read() == b"hello"
+
+    run("asyncio", test)
 
 
 def test_misuse_of_streams() -> None:

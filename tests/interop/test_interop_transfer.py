@@ -192,7 +192,7 @@ def test_empty_streams(pair: Pair, certificates: Certificates) -> None:
 
 
 @pytest.mark.parametrize("pair", [pair for pair in AIOQUIC if pair.client is not pair.server], ids=str)
-def test_aioquic_changes_connection_ids(pair: Pair, certificates: Certificates) -> None:
+def test_aioquic_changes_connection_ids_and_keys(pair: Pair, certificates: Certificates) -> None:
     async def scenario() -> None:
         async with pair.joined(certificates) as (client, server):
             assert await exchanged(client, server, DATA[:100_000]) == DATA[:100_000]
@@ -202,6 +202,7 @@ def test_aioquic_changes_connection_ids(pair: Pair, certificates: Certificates) 
                 before = upstream._quic._peer_cid.cid
                 upstream.change_connection_id()
                 assert upstream._quic._peer_cid.cid != before
+                upstream.request_key_update()
                 await upstream.ping()
                 data = DATA[number * 1000 : number * 1000 + 100_000]
                 assert await exchanged(client, server, data) == data

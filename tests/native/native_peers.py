@@ -70,11 +70,15 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0)
 
 
-@asynccontextmanager
-async def serving(handler: Any = None, **options: Any) -> AsyncIterator[stoq.Server]:
+async def serve(handler: Any = None, **options: Any) -> stoq.Server:
     _, leaf = issued()
     chosen: dict[str, Any] = {"alpn": ALPN, "certificate": leaf.chain_pem, "private_key": leaf.key_pem} | options
-    server = await stoq.serve(handler, "127.0.0.1", chosen.pop("port", 0), **chosen)
+    return await stoq.serve(handler, "127.0.0.1", chosen.pop("port", 0), **chosen)
+
+
+@asynccontextmanager
+async def serving(handler: Any = None, **options: Any) -> AsyncIterator[stoq.Server]:
+    server = await serve(handler, **options)
     try:
         yield server
     finally:
