@@ -93,6 +93,10 @@ cdef class Connection(Session):
             self.arrived = deque()
         stream.unaccepted = True
         self.arrived.append(stream)
+        self._wake_one()
+
+    def _wake_one(self):
+        """Wake the first that waits in accept_stream() and was not cancelled."""
         while self.accepting:
             waiter = self.accepting.popleft()
             if not waiter.done():
@@ -179,11 +183,8 @@ cdef class Connection(Session):
             except asyncio.CancelledError:
                 if waiter in self.accepting:
                     self.accepting.remove(waiter)
-                # Its wake-up goes to the next in line.
-                if waiter.done() and not waiter.cancelled() and self.accepting and self.arrived:
-                    other = self.accepting.popleft()
-                    if not other.done():
-                        other.set_result(None)
+                if not waiter.cancelled() and self.arrived:
+                    self._wake_one()     # its wake-up goes to the next in line
                 raise
         stream = self.arrived.popleft()
         stream.accepted()

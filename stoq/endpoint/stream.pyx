@@ -331,8 +331,13 @@ cdef class Stream(StreamHandle):
                 await waiter
             finally:
                 forget(self.writers, waiter)
+            # A connection that is over holds nothing any more: the buffer looks drained.
+            if shell(self).close_reason is not None:
+                raise shell(self).close_reason.with_traceback(None)
         if self.stop_code is not None:
             self.check_writable()
+        if shell(self).close_reason is not None and not self.all_acked:
+            raise shell(self).close_reason.with_traceback(None)    # the buffer is gone, not sent
 
     async def drain(self):
         """Wait until at most 512 KiB of what was written is unacknowledged. For write_nowait()."""

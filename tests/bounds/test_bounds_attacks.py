@@ -75,18 +75,22 @@ def test_an_ack_of_what_was_never_sent_closes_within_one_packet() -> None:
         assert facts(pair.server)["close"]["frame_type"] == 0x02
 
 
-def test_an_ack_of_a_skipped_number_closes() -> None:
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_ack_of_a_skipped_number_closes(beyond: int) -> None:
+    """At the end of a range or inside it."""
     pair = confirmed()
     while not facts(pair.server)["spaces"][2]["skipped"]:
         pair.server.ping()
         pair.settle()
+    pair.server.ping()
+    pair.settle()
     (skipped, *_) = facts(pair.server)["spaces"][2]["skipped"]
     attack = Attack(pair)
     low = skipped - 2
     # The numbers around it may be acknowledged, again and again …
     assert attack.feed(encode_frame(0x02, ranges=[(low, skipped - 1)], ack_delay=0))
     # … and a range over it gives the liar away, as the number alone does.
-    assert not attack.feed(encode_frame(0x02, ranges=[(low, skipped)], ack_delay=0))
+    assert not attack.feed(encode_frame(0x02, ranges=[(low, skipped + beyond)], ack_delay=0))
     assert attack.code == 0x0A
 
 

@@ -122,8 +122,8 @@ def test_one_byte_beyond_either_window_closes() -> None:
     pair = Pair(server=SMALL).handshake()
     forge = Forge(pair, client=True)
     for i in range(5):
-        # The last byte of each stream's window: together they fill the connection's after four.
-        frame = (0x08, {"stream_id": 4 * i + 2, "offset": 4 * KIB - 1, "data": b"x", "fin": False})
+        # The last byte of each stream's window: four fill the connection's, then one more byte is too many.
+        frame = (0x08, {"stream_id": 4 * i + 2, "offset": 4 * KIB - 1 if i < 4 else 0, "data": b"x", "fin": False})
         assert pair.server.close_reason is None
         pair.give(pair.server, forge.frames(frame))
     assert facts(pair.server)["close"]["code"] == 0x03

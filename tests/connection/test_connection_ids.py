@@ -216,11 +216,12 @@ def test_the_token_of_each_active_id_is_watched(pair: Pair) -> None:
 
 def test_the_token_of_a_retired_id_means_nothing(pair: Pair) -> None:
     forge = Forge(pair, client=False)
-    pair.give(pair.client, forge.frames(new_cid(1)))
-    pair.give(pair.client, forge.frames(new_cid(2, 2)))
-    pair.give(pair.client, b"\x41" + bytes(40) + token(1))
-    assert pair.client.close_reason is None
-    pair.give(pair.client, b"\x41" + bytes(40) + token(2))
+    pair.give(pair.client, forge.frames(new_cid(1), new_cid(2)))
+    pair.give(pair.client, forge.frames(new_cid(3, 3)))
+    for n in (1, 2):
+        pair.give(pair.client, b"\x41" + bytes(40) + token(n))
+        assert pair.client.close_reason is None
+    pair.give(pair.client, b"\x41" + bytes(40) + token(3))
     assert isinstance(pair.client.close_reason, StatelessReset)
 
 
