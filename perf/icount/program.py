@@ -45,7 +45,8 @@ def configurations() -> tuple[Configuration, Configuration]:
     trust = TrustStore([simulated_authority().certificate])
     client = TlsConfiguration(is_client=True, server_name="localhost", trust=trust, **common)
     server = TlsConfiguration(is_client=False, credentials=simulated_leaf().credentials(), **common)
-    return Configuration(tls=client, backend="null"), Configuration(tls=server, backend="null")
+    null: dict[str, Any] = {"backend": "null", "allow_null": True}
+    return Configuration(tls=client, **null), Configuration(tls=server, **null)
 
 
 class Pair:

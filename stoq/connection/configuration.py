@@ -24,6 +24,8 @@ class Configuration:
     max_datagram_size: bytes of UDP payload; larger than 1200 is used only once a probe of that size was acknowledged.
     congestion: name of the controller (stoq.core.cc.controller_names()).
     backend: name of the packet-protection library, None: the best one here.
+    allow_null: must be set for the backend "null" of tests, which sends everything in clear and believes forgeries. No
+        option of connect() and serve().
     knobs: other knobs of the core by name (stoq.core.knobs.KNOB_ROWS), for example {"stream_window": 1 << 20}.
     versions: QUIC versions, best first.
     grease: send a reserved transport parameter (RFC 9000 §18.1).
@@ -41,6 +43,7 @@ class Configuration:
     versions: tuple[int, ...] = (1,)
     grease: bool = True
     knobs: dict[str, int] = field(default_factory=dict)
+    allow_null: bool = False
 
     def __post_init__(self) -> None:
         if not DATAGRAM_MIN <= self.max_datagram_size <= 65527:
@@ -52,5 +55,7 @@ class Configuration:
         for name in ("max_streams_bidi", "max_streams_uni"):
             if not 0 <= getattr(self, name) <= STREAMS_MAX:
                 raise ConfigurationError(f"{name} must be 0 to 2**60")
+        if self.backend == "null" and not self.allow_null:
+            raise ConfigurationError("the backend null protects nothing: it is for tests, with allow_null=True")
         if not self.versions:
             raise ConfigurationError("at least one QUIC version is needed")

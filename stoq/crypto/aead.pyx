@@ -308,15 +308,19 @@ cdef class PacketBatch:
         cdef bytes payload
         if not 1 <= len(packets) <= AEAD_BATCH_MAX or (tails is not None and len(tails) != len(packets)):
             raise ValueError("a batch has 1 to 64 packets, and as many tails")
+        # Copies: a pn that is no int runs code of the caller's, which could change the lists between the two passes.
         self.count = <uint32_t>len(packets)
         self.tails = [] if tails is None else list(tails)
+        packets = [(packet_number(pn), header, payload) for pn, header, payload in packets]
+        if len(packets) != self.count or any([None in packet for packet in packets]) or None in self.tails:
+            raise TypeError("headers, payloads and tails are bytes")
         for i, (pn, header, payload) in enumerate(packets):
             job = &self.jobs[i]
             job.pn = packet_number(pn)
             job.header_length = packet_length(header)
             job.length = packet_length(payload)
             if tails is not None:
-                job.tail_length = packet_length(tails[i])
+                job.tail_length = packet_length(self.tails[i])
                 job.tail = <const uint8_t *>PyBytes_AS_STRING(<bytes>self.tails[i])
                 job.length += job.tail_length
             if job.length > AEAD_LENGTH_MAX:
@@ -343,10 +347,13 @@ cdef class PacketBatch:
     def point_tails(self, bytes source not None, Py_ssize_t offset, Py_ssize_t stride) -> None:
         """Let packet i's tail be read from source[offset + i * stride:]; lengths stay."""
         cdef uint32_t i
+        cdef Py_ssize_t left
         if offset < 0 or stride < 0:
             raise ValueError("offset and stride are not negative")
         for i in range(self.count):
-            if offset + i * stride + self.jobs[i].tail_length > len(source):
+            # By subtraction: sums and products of what the caller gives could overflow.
+            left = len(source) - offset - <Py_ssize_t>self.jobs[i].tail_length
+            if left < 0 or (i and stride > left // <Py_ssize_t>i):
                 raise ValueError("the source is too short")
         for i in range(self.count):
             self.jobs[i].tail = <const uint8_t *>PyBytes_AS_STRING(source) + offset + i * stride

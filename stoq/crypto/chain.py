@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
 from cryptography import x509
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 from stoq.errors import StoqError
 
-# Certificates in a peer's message, leaf included. Public chains have 2 to 4; the verifier itself walks at most 8.
+# Certificates in a peer's message, leaf included. Public chains have 2 to 4; some servers send ones of no use besides.
+# How many of them a path may have, and what finding it may cost, is bounded in trust.py.
 CERTIFICATE_CHAIN_MAX = 10
+
+# `cryptography` warns of oddities in the certificates it reads (serial numbers, lengths of attributes). Peers choose
+# them: they must not write to our standard error. Only what is attributed to the modules that read them is silenced.
+warnings.filterwarnings("ignore", module=r"stoq\.crypto\.(chain|trust)\Z")
 
 
 class ChainProblem(Enum):
@@ -64,8 +71,8 @@ class PeerChain:
         self.digest = digest.digest()
 
     def intermediates(self) -> list[x509.Certificate]:
-        """The certificates above the leaf, parsed; ChainError when one is malformed."""
-        return [parse_certificate(der) for der in self.certificates[1:]]
+        """The certificates above the leaf, parsed, each once; ChainError when one is malformed."""
+        return [parse_certificate(der) for der in dict.fromkeys(self.certificates[1:])]
 
 
 def parse_certificate(der: bytes) -> x509.Certificate:
@@ -79,6 +86,9 @@ def parse_certificate(der: bytes) -> x509.Certificate:
 def parse_public_key(certificate: x509.Certificate) -> Any:
     """The key of a certificate; ChainError (UNSUPPORTED_KEY) when it is of a kind that we cannot use."""
     try:
+        if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+            # RFC 8446 §4.2.3: such a key signs with rsa_pss_pss_*, never with the rsae schemes that we have.
+            raise ValueError("id-RSASSA-PSS is not supported")
         return certificate.public_key()
     except Exception as error:  # as above: ValueError, UnsupportedAlgorithm, TypeError
         raise ChainError(

@@ -31,6 +31,8 @@ RSA_PKCS1_SHA512 = 0x0601
 
 # Largest RSA modulus whose signature we check: the cost grows with its square, and the peer chooses it.
 RSA_MODULUS_MAX = 8192
+# Smallest: NIST SP 800-131A disallows shorter ones; they can be factored, or soon will be.
+RSA_MODULUS_MIN = 2048
 
 
 class SignatureError(StoqError):
@@ -114,8 +116,7 @@ class _Rsa:
     def accepts(self, public_key: Any) -> bool:
         if not isinstance(public_key, rsa.RSAPublicKey):
             return False
-        # RFC 8017 §9.1.1: a PSS encoding holds digest, salt and two bytes more.
-        return 16 * (self._digest.digest_size + 1) < public_key.key_size <= RSA_MODULUS_MAX
+        return RSA_MODULUS_MIN <= public_key.key_size <= RSA_MODULUS_MAX
 
     def sign(self, private_key: Any, data: bytes) -> bytes:
         signature: bytes = private_key.sign(data, self._padding, self._digest)

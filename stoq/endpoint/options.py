@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import errno
 import functools
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,8 @@ TRUST_STORES_KEPT = 16
 class KeylogFile:
     """Appends lines of the NSS key log format to a file that only its owner can read.
 
-    Opened for each line: a few per handshake, and nothing to close.
+    Opened for each line: a few per handshake, and nothing to close. A file of ours that others can read loses those
+    permissions; symbolic links, files of other users and anything but regular files are refused (ConfigurationError).
     """
 
     def __init__(self, path: str) -> None:
@@ -36,14 +40,30 @@ class KeylogFile:
         self("# TLS secrets, written by stoq")  # fails now, not in the middle of a handshake
 
     def __call__(self, line: str) -> None:
+        data = line.encode("ascii") + b"\n"
+        # O_NONBLOCK: opening a FIFO without a reader would wait for one. It changes nothing for a regular file.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, flags, 0o600)
+            try:
+                self._make_private(descriptor)
+                written = os.write(descriptor, data)
+            finally:
+                os.close(descriptor)
         except OSError as error:
-            raise ConfigurationError(f"cannot write the key log {self.path}: {error.strerror}") from None
-        try:
-            os.write(descriptor, line.encode("ascii") + b"\n")
-        finally:
-            os.close(descriptor)
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise ConfigurationError(f"cannot write the key log {self.path}: {reason}") from None
+        if written != len(data):
+            raise ConfigurationError(f"cannot write the key log {self.path}: no space left")
+
+    def _make_private(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigurationError(f"cannot write the key log {self.path}: it is not a regular file")
+        if status.st_uid != os.geteuid():
+            raise ConfigurationError(f"cannot write the key log {self.path}: it belongs to another user")
+        if status.st_mode & 0o077:
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o700)
 
 
 @functools.lru_cache(maxsize=TRUST_STORES_KEPT)
@@ -120,7 +140,7 @@ def merged(
     configuration: Configuration | None, is_client: bool, tls: dict[str, Any], options: dict[str, Any]
 ) -> Configuration:
     """A Configuration: the given one (or the defaults) with these fields replaced. ConfigurationError."""
-    known = {f.name for f in dataclasses.fields(Configuration)} - {"tls"}
+    known = {f.name for f in dataclasses.fields(Configuration)} - {"tls", "allow_null"}
     rest: dict[str, Any] = {}
     for name, value in options.items():
         if name in TLS_OPTIONS:
@@ -149,6 +169,17 @@ def replaced(
     return dataclasses.replace(configuration, **rest) if rest else configuration
 
 
+def fresh(kept: Configuration) -> Configuration:
+    """A copy that shares the encoded pieces and nothing that can be changed: the caller may assign to it."""
+    made = copy.copy(kept)
+    made.knobs = dict(kept.knobs)
+    made.tls = copy.copy(kept.tls)
+    # Not by assignment, which would drop the encoded pieces.
+    fields = made.tls.__dict__
+    fields.update([(name, list(value)) for name, value in fields.items() if type(value) is list])
+    return made
+
+
 _client_configurations: dict[Any, Configuration] = {}
 
 
@@ -166,7 +197,7 @@ def client_configuration(
     configuration: Configuration | None = None,
     **rest: Any,
 ) -> Configuration:
-    """What connect(host, ...) needs. Equal arguments give the same object: encoded pieces are kept in it."""
+    """What connect(host, ...) needs. Equal arguments give equal objects that share their encoded pieces."""
     tls: dict[str, Any] = {}
     names = alpn_list(alpn)
     if names is not None:
@@ -191,7 +222,7 @@ def client_configuration(
         except TypeError:  # something that cannot be hashed: made anew each time
             key = found = None
         if found is not None:
-            return found
+            return fresh(found)
     credentials = credentials_of(certificate, private_key)
     if credentials is not None:
         tls["credentials"] = credentials
@@ -200,7 +231,7 @@ def client_configuration(
     if key is not None:
         if len(_client_configurations) >= CONFIGURATIONS_KEPT:
             _client_configurations.clear()
-        _client_configurations[key] = made
+        _client_configurations[key] = fresh(made)
     return made
 
 

@@ -78,6 +78,8 @@ class Prepared:
         self.server_name = c.server_name
         self.credentials = c.credentials
         self.keylog = c.keylog
+        # Set by the first handshake whose key log fails, so that it is reported once.
+        self.keylog_failed = False
         self.suites: dict[int, Suite] = {}
         for code in c.cipher_suites:
             if code not in SUITES:

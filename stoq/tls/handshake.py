@@ -12,7 +12,7 @@ from stoq.tls.codes import (
     MessageType,
     message_name,
 )
-from stoq.tls.session import Secret, Session, State, Step, unexpected, unexpected_message
+from stoq.tls.session import Secret, Session, State, Step, logger, unexpected, unexpected_message
 
 # The whole state machine: (state) -> (epoch, message type -> handler).
 STEPS: dict[State, Step] = {**client.STEPS, **server.STEPS}
@@ -71,7 +71,9 @@ class Handshake(Session):
     def receive(self, epoch: Epoch, data: bytes) -> None:
         """The next CRYPTO bytes of an epoch, in order, cut anywhere.
 
-        Raises TlsAlert when the handshake fails; afterwards every call raises the same alert again. Output that was
+        Raises TlsAlert when the handshake fails; afterwards every call raises the same alert again. An error of our own
+        (or of a callable that we were given) is logged and becomes internal_error, so that a step that was cut off is
+        never entered again. Output that was
         not taken is dropped then; secrets can still be taken, to close the connection in packets the peer can read.
         """
         if self._failure is not None:
@@ -80,10 +82,18 @@ class Handshake(Session):
         try:
             self._receive(epoch, data)
         except TlsAlert as alert:
-            self._failure = TlsAlert(alert.description, alert.message, alert.error_code)
-            self._partial = bytearray()
-            self.output = []
+            self._fail(alert)
             raise
+        except Exception as error:
+            logger.exception("TLS handshake: internal error")
+            alert = TlsAlert(AlertDescription.INTERNAL_ERROR, f"internal error: {type(error).__name__}")
+            self._fail(alert)
+            raise alert from error
+
+    def _fail(self, alert: TlsAlert) -> None:
+        self._failure = TlsAlert(alert.description, alert.message, alert.error_code)
+        self._partial = bytearray()
+        self.output = []
 
     def _receive(self, epoch: Epoch, data: bytes) -> None:
         if not data:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from enum import IntEnum, auto
 from typing import Any, NamedTuple
 
 from stoq.crypto.chain import PeerChain
-from stoq.errors import TransportErrorCode
+from stoq.errors import StoqError, TransportErrorCode
 from stoq.tls.alerts import AlertDescription, TlsAlert
 from stoq.tls.codes import Epoch, MessageType, message_name
 from stoq.tls.configuration import TlsConfiguration
 from stoq.tls.key_schedule import KeySchedule
+
+
+logger = logging.getLogger("stoq")
 
 
 class State(IntEnum):
@@ -38,6 +42,10 @@ class Secret(NamedTuple):
     sending: bool
     suite: int
     secret: bytes
+
+    def __repr__(self) -> str:
+        # Shown by failing assertions and in logs.
+        return f"Secret(epoch={self.epoch!r}, sending={self.sending}, suite=0x{self.suite:04x}, secret=...)"
 
 
 class Session:
@@ -121,10 +129,20 @@ class Session:
         self.secrets.append(Secret(epoch, sending, self.keys().suite.code, secret))
 
     def log_secrets(self, *pairs: tuple[str, bytes]) -> None:
-        keylog = self.prepared.keylog
-        if keylog is not None:
+        """Write lines of the key log. One that fails is an aid to debugging lost, not a reason to end a handshake."""
+        prepared = self.prepared
+        if prepared.keylog is None:
+            return
+        try:
             for label, secret in pairs:
-                keylog(f"{label} {self.client_random.hex()} {secret.hex()}")
+                prepared.keylog(f"{label} {self.client_random.hex()} {secret.hex()}")
+        except Exception as error:  # a callable of the application's, or a full disk
+            # Peers decide how often this happens, so it is said once for a configuration. Only our own errors are shown
+            # in full: the text of another may hold the line, which is a secret.
+            if not prepared.keylog_failed:
+                prepared.keylog_failed = True
+                text = str(error) if isinstance(error, StoqError) else type(error).__name__
+                logger.error("the key log failed, handshakes go on without it: %s", text)
 
     def settle(self, state: State) -> None:
         """The handshake is complete: drop what only the handshake needed."""

@@ -179,6 +179,18 @@ def test_every_initial_of_the_client_fills_1200_bytes() -> None:
     assert all(size >= 1200 for _, size in sizes)  # RFC 9000 §14.1; the server's carry ack-eliciting frames
 
 
+def test_a_small_initial_is_dropped_by_a_server() -> None:
+    """RFC 9000 §14.1: an Initial in a datagram below 1200 bytes is not processed, however valid."""
+    pair = Pair()
+    pair.accept(first_flight(pair))
+    forge = Forge(pair, client=True)
+    hello = forge.open(first_flight(Pair()))[0].fields(0x06)[0]
+    for size, taken in ((1199, False), (1200, True)):
+        pair.give(pair.server, forge.frames((0x06, hello), space=INITIAL, number=0, size=size))
+        assert (facts(pair.server)["spaces"][INITIAL]["largest_received"] == 0) == taken
+        assert bool(pair.server.datagrams_to_send(pair.now)) == taken
+
+
 def test_a_large_certificate_chain_spans_many_packets() -> None:
     """About 10 kB: beyond three datagrams, so the server has to wait for the client's address validation."""
     issuer = authority()

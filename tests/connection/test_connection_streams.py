@@ -257,6 +257,80 @@ def test_acts_on_a_stream_that_is_over_do_nothing(pair: Pair) -> None:
         stream.write(b"y")
 
 
+def lose_next(pair: Pair, of_client: bool) -> None:
+    """What one side sends now is lost."""
+    pair.filter = lambda to_server, number, datagram: [] if to_server == of_client else None
+    pair.flush()
+    pair.filter = None
+
+
+def test_a_lost_reset_is_sent_again(pair: Pair) -> None:
+    stream = pair.client.open_stream(True)
+    stream.write(b"x")
+    pair.settle()
+    stream.reset(7)
+    lose_next(pair, True)
+    pair.run(lambda: "stream_reset" in pair.names(pair.server), limit=2 * SECOND)
+    assert "stream_reset" in pair.names(pair.server)
+
+
+def test_a_lost_stop_is_sent_again(pair: Pair) -> None:
+    stream = pair.client.open_stream(True)
+    stream.write(b"x")
+    pair.settle()
+    pair.sinks[stream.id].stream.stop(7)
+    lose_next(pair, False)
+    pair.run(lambda: "stream_stopped" in pair.names(pair.client), limit=2 * SECOND)
+    assert "stream_stopped" in pair.names(pair.client)
+
+
+def test_lost_stream_credit_is_sent_again() -> None:
+    pair = Pair(server={"max_streams_uni": 2}).handshake()
+    for _ in range(2):
+        pair.client.open_stream(True).finish()
+    pair.run(lambda: facts(pair.server)["kinds"][2]["closed"] == 2)
+    lose_next(pair, False)
+    pair.run(lambda: pair.client.can_open_stream(True), limit=2 * SECOND)
+    assert pair.client.can_open_stream(True)
+
+
+def test_what_a_reset_cuts_off_is_consumed(pair: Pair) -> None:
+    """Never received, received behind a gap, or received and not read: none of it may hold back the window."""
+    pair.auto_read = False
+    forge = Forge(pair, client=True)
+    for stream_id, pieces in ((2, []), (6, [(0, 500)]), (10, [(3000, 100)]), (14, [(0, 500), (3000, 100), (700, 5)])):
+        frames = [(0x08, {"stream_id": stream_id, "offset": at, "data": bytes(n), "fin": False}) for at, n in pieces]
+        before = facts(pair.server)["recv_consumed"]
+        for frame in frames:
+            pair.give(pair.server, forge.frames(frame))
+        pair.give(pair.server, forge.frames((0x04, {"stream_id": stream_id, "error_code": 0, "final_size": 5000})))
+        known = facts(pair.server)
+        assert known["recv_consumed"] == known["recv_total"] == before + 5000
+        assert known["streams"] == 0
+
+
+def test_what_a_stop_throws_away_is_consumed(pair: Pair) -> None:
+    pair.auto_read = False
+    forge = Forge(pair, client=True)
+
+    def frame(at: int, size: int, fin: bool = False) -> bytes:
+        return forge.frames((0x08, {"stream_id": 0, "offset": at, "data": bytes(size), "fin": fin}))
+
+    for at, size in ((0, 500), (3000, 100)):
+        pair.give(pair.server, frame(at, size))
+    pair.sinks[0].stream.stop(1)
+    assert facts(pair.server)["recv_consumed"] == 3100
+    assert core_memory(pair.server)["stream_buffers"] == 0
+    for at, size, highest in ((600, 50, 3100), (3050, 100, 3150), (5000, 10, 5010)):
+        pair.give(pair.server, frame(at, size))
+        known = facts(pair.server)
+        assert known["recv_consumed"] == known["recv_total"] == highest
+    pair.give(pair.server, frame(6000, 0, True))
+    known = facts(pair.server)
+    assert known["recv_consumed"] == known["recv_total"] == 6000
+    assert core_memory(pair.server)["stream_buffers"] == 0
+
+
 # ---- limits and credit
 
 

@@ -61,6 +61,7 @@ def configuration(is_client: bool, backend: str) -> Configuration:
     return Configuration(
         tls_configuration(is_client),
         backend=backend,
+        allow_null=True,
         max_streams_bidi=8,
         max_streams_uni=8,
         knobs=KNOBS,

@@ -191,9 +191,9 @@ def test_a_verified_chain_is_remembered_for_a_minute(monkeypatch: pytest.MonkeyP
     checks: list[dt.datetime] = []
     original = TrustStore._check
 
-    def counting(self: TrustStore, *args: Any) -> None:
+    def counting(self: TrustStore, *args: Any) -> list[x509.Certificate]:
         checks.append(args[-1])
-        original(self, *args)
+        return original(self, *args)
 
     monkeypatch.setattr(TrustStore, "_check", counting)
     issued = make_leaf(authority(), ["localhost", "quic.example"], NOW, days=1)
