@@ -173,7 +173,8 @@ cdef class Connection(Negotiated):
             self.handshake_complete = True
             core.core_handshake_complete(c, now)
             if not self.is_client:
-                self.exporter = tls.export
+                # Not tls.export: that would keep the whole handshake for the connection's life.
+                self.exporter = tls.schedule.export
                 self.tls = None
             self.emit("handshake_completed", None)
         return 0
@@ -305,17 +306,11 @@ cdef class Connection(Negotiated):
                 if self.pings is None or e.a not in self.pings:
                     continue
                 self.pings.discard(e.a)
-                if self.listener is None:
-                    self.event_list.append(("ping_acked", e.a))
-                else:
-                    ping_acked = getattr(self.listener, "ping_acked", None)
-                    if ping_acked is not None:
-                        ping_acked(self, e.a)
-            elif self.listener is None:
-                if e.type == EV_HANDSHAKE_CONFIRMED:
-                    self.event_list.append(("handshake_confirmed", None))
-                elif e.type == EV_AUTH_THRESHOLD:
-                    self.event_list.append(("auth_threshold", e.a))
+                self.emit("ping_acked", e.a)
+            elif e.type == EV_AUTH_THRESHOLD:
+                self.emit("auth_threshold", e.a)
+            elif e.type == EV_HANDSHAKE_CONFIRMED and self.listener is None:
+                self.event_list.append(("handshake_confirmed", None))
         return 0
 
     cdef int pump_readable(self) except -1:

@@ -31,6 +31,7 @@ from stoq.core.streams cimport stream_maybe_free, stream_pop_readable, streams_a
 
 cdef enum:
     CONNECTION_REFUSED = 0x02
+    AUTH_THRESHOLD = 1024        # AEAD refusals after which the shell is told; corruption alone makes far fewer
     FIRST_SKIP = 16              # the first number left out comes within so many packets
 
 
@@ -58,6 +59,7 @@ cdef Conn *core_new(bint is_client, uint32_t version, const AeadBackend *backend
     c.now = now
     # xorshift must not start at zero.
     c.random_state = random_seed | 1
+    c.auth_threshold = AUTH_THRESHOLD
     c.limited_by = 4
     c.limited_since = now
     c.sources = default_sources()

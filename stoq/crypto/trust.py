@@ -29,7 +29,6 @@ from cryptography.x509.verification import (
     Policy,
     PolicyBuilder,
     Store,
-    VerificationError,
 )
 
 from stoq.crypto.chain import ChainError, ChainProblem, PeerChain, first_line, name_of

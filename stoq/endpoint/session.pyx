@@ -60,5 +60,11 @@ cdef class Session:
         if self.endpoint is not None:
             self.endpoint.forget_id(self, cid)
 
+    def auth_threshold(self, connection, count):
+        """So many packets failed authentication (Conn.auth_threshold): somebody may be forging."""
+
+    def ping_acked(self, connection, cookie):
+        """A PING that was sent with this cookie arrived."""
+
     def new_token(self, connection, token):
         """The server sent a token for a later connection (RFC 9000 §8.1.3)."""

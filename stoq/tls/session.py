@@ -15,7 +15,6 @@ from stoq.tls.codes import Epoch, MessageType, message_name
 from stoq.tls.configuration import TlsConfiguration
 from stoq.tls.key_schedule import KeySchedule
 
-
 logger = logging.getLogger("stoq")
 
 

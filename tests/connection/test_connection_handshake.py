@@ -194,14 +194,14 @@ def test_a_small_initial_is_dropped_by_a_server() -> None:
 def test_a_large_certificate_chain_spans_many_packets() -> None:
     """About 10 kB: beyond three datagrams, so the server has to wait for the client's address validation."""
     issuer = authority()
-    for i in range(6):
+    for i in range(4):
         issuer = make_test_ca(NOW, name=f"intermediate {i} " + "x" * 40, issuer=issuer)
-    names = ["localhost", *(f"host-{i:03}.department-of-long-names.example" for i in range(150))]
+    names = ["localhost", *(f"host-{i:03}.department-of-long-names.example" for i in range(220))]
     credentials = make_leaf(issuer, names, NOW).credentials()
     pair = Pair(real=True, tls_server={"credentials": credentials})
     pair.handshake()
     assert pair.sent[False] >= 6
-    assert len(pair.client.peer_certificates) == 7
+    assert len(pair.client.peer_certificates) == 5
     assert pair.client.stats()["packets_lost"] == 0
     # A round trip for the keys, one more for address validation, one for HANDSHAKE_DONE: no timer had to help.
     assert pair.now - SECOND <= 6 * pair.delay + 5 * MS

@@ -210,6 +210,15 @@ def test_a_changed_rate_keeps_the_debt() -> None:
     assert box.credit == box.burst == 12_000
 
 
+def test_a_smaller_bucket_keeps_no_more_than_it_holds() -> None:
+    box = PacerBox()
+    box.set(1 << 30, 2 * MS, 1200, SECOND)
+    box.set(1 << 30, 2 * MS, 1200, 3 * SECOND)
+    assert box.credit == box.burst > 2_000_000
+    box.set(1_000_000, 2 * MS, 1200, 3 * SECOND)
+    assert box.credit == box.burst == 12_000
+
+
 def test_without_a_rate_nothing_is_held_back() -> None:
     box = PacerBox()
     assert box.when(7) == 7

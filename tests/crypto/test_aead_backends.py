@@ -6,7 +6,7 @@ import ctypes
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from aioquic._crypto import CryptoError
@@ -119,6 +119,27 @@ def test_tails_may_move_along_a_source(key: aead.PacketKey) -> None:
         assert batch.payload(i) == b"head" + source[start : start + 1000]
     with pytest.raises(ValueError, match="too short"):
         batch.point_tails(source, 9_001, 0)
+    for offset, stride in ((9_000, 1), (0, 3_001), ((1 << 63) - 1, 0), (0, (1 << 63) - 1), (1 << 62, 1 << 62)):
+        with pytest.raises(ValueError, match="too short"):
+            batch.point_tails(source, offset, stride)
+    batch.point_tails(source, 0, 3_000)
+
+
+def test_a_batch_takes_bytes_only() -> None:
+    for packets, tails in (([(1, None, b"x")], None), ([(1, b"h", None)], None), ([(1, b"h", b"x")], [None])):
+        with pytest.raises(TypeError):
+            aead.PacketBatch(packets, tails)  # type: ignore[arg-type]
+    packets: list[Any] = []
+
+    class Number:
+        """Changes the batch's list while it is read."""
+
+        def __index__(self) -> int:
+            packets[-1] = (1, HEADER, bytes(1000))
+            return 1
+
+    packets += [(1, HEADER, b"x"), (Number(), HEADER, b"x")]
+    assert aead.PacketBatch(packets).payload(1) == b"x"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 44, 64])

@@ -431,7 +431,9 @@ def test_configuration_objects_are_shared() -> None:
     async def test() -> None:
         async with serving(echo) as server:
             async with connect(server) as one, connect(server) as two:
-                assert one.connection.configuration is two.connection.configuration
+                first, second = one.connection.configuration, two.connection.configuration
+                assert first is not second  # assigning to one's does not change the other
+                assert first.tls.prepared() is second.tls.prepared()
                 again = {"configuration": one.connection.configuration, "idle_timeout": 5}
                 async with stoq.connect("127.0.0.1", server.sockname[1], **again) as three:
                     assert three.connection.configuration.idle_timeout == 5

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from stoq.crypto import signatures
 from stoq.crypto.chain import PeerChain
 from stoq.crypto.groups import GROUPS, X25519
 from stoq.crypto.signatures import RSA_PSS_RSAE_SHA256, SCHEMES, SignatureError
