@@ -19,7 +19,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 import stoq
-from stoq.errors import StoqError
+from stoq.errors import StoqError, one_line
 
 ALPN = "hq-interop"
 
@@ -138,7 +138,7 @@ async def serve_stream(stream: stoq.Stream, root: Path, log: Log) -> None:
         with contextlib.suppress(StoqError):
             stream.reset(Code.SERVER_ERROR)
     else:
-        log(f"{path} {sent} bytes")
+        log(f"{one_line(path)} {sent} bytes")
 
 
 async def serve_connection(connection: stoq.Connection, root: Path, log: Log) -> None:
@@ -158,7 +158,7 @@ async def serve_connection(connection: stoq.Connection, root: Path, log: Log) ->
 
 async def request(connection: stoq.Connection, target: str) -> stoq.Stream:
     """Ask for `/path[?query]`; the stream to read the answer from."""
-    stream = connection.open_stream()
+    stream = await connection.wait_open_stream()
     await stream.write(f"GET {target}\r\n".encode("ascii"))
     stream.finish()
     return stream

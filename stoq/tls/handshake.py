@@ -86,9 +86,9 @@ class Handshake(Session):
             raise
         except Exception as error:
             logger.exception("TLS handshake: internal error")
-            alert = TlsAlert(AlertDescription.INTERNAL_ERROR, f"internal error: {type(error).__name__}")
-            self._fail(alert)
-            raise alert from error
+            failure = TlsAlert(AlertDescription.INTERNAL_ERROR, f"internal error: {type(error).__name__}")
+            self._fail(failure)
+            raise failure from error
 
     def _fail(self, alert: TlsAlert) -> None:
         self._failure = TlsAlert(alert.description, alert.message, alert.error_code)
