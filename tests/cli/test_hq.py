@@ -66,6 +66,9 @@ class FakeConnection:
         self.tasks.append(asyncio.ensure_future(self.handler(there)))
         return here
 
+    async def wait_open_stream(self) -> FakeStream:
+        return self.open_stream()
+
 
 def handler_of(root: Path, lines: list[str] | None = None) -> Callable[[Any], Awaitable[object]]:
     sink = lines if lines is not None else []

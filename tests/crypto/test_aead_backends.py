@@ -126,9 +126,10 @@ def test_tails_may_move_along_a_source(key: aead.PacketKey) -> None:
 
 
 def test_a_batch_takes_bytes_only() -> None:
-    for packets, tails in (([(1, None, b"x")], None), ([(1, b"h", None)], None), ([(1, b"h", b"x")], [None])):
+    wrong: list[Any] = [([(1, None, b"x")], None), ([(1, b"h", None)], None), ([(1, b"h", b"x")], [None])]
+    for batch, tails in wrong:
         with pytest.raises(TypeError):
-            aead.PacketBatch(packets, tails)  # type: ignore[arg-type]
+            aead.PacketBatch(batch, tails)
     packets: list[Any] = []
 
     class Number:

@@ -116,9 +116,10 @@ class World:
     def check(self) -> None:
         endpoint = self.endpoint
         assert len(endpoint.sessions) <= CONNECTIONS_MAX
-        connections = [session.connection for session in endpoint.sessions]
-        under_way = [c for c in connections if not c.handshake_complete and c.close_reason is None]
-        assert endpoint.half_open == len(under_way) <= HALF_OPEN_MAX
+        incomplete = [s.connection for s in endpoint.sessions if not s.connection.handshake_complete]
+        under_way = [connection for connection in incomplete if connection.close_reason is None]
+        assert len(under_way) <= endpoint.half_open <= len(incomplete)
+        assert endpoint.half_open <= HALF_OPEN_MAX
         for session in endpoint.sessions:
             if session.connection.handshake_complete:
                 self.trusted.add(ADDRESSES.index(session.connection.peer))
