@@ -13,14 +13,15 @@ from stoq.core.sentlog cimport FrameRec, SentPacket
 from stoq.core.state cimport Conn, EXT_QUEUE_MAX, Event, ExtFrame, ExtNotice, ExtOut, Path, Space, Stream
 
 cdef enum:
-    # What aead_openssl keeps for a key in use: its struct, a GCM context and a context for header protection.
-    OPENSSL_KEY = 64 + 1168 + 656
+    # What aead_openssl keeps for a key in use: its struct, a GCM context, and one for header protection.
+    OPENSSL_KEY = 64 + 1168
+    OPENSSL_HP = 656
 
 
-cdef uint64_t key_memory(const AeadKey *key, bint installed) noexcept nogil:
-    if not installed or key.state == NULL:
+cdef uint64_t key_memory(const AeadKey *key, bint installed, bint header_protection) noexcept nogil:
+    if not installed or key.state == NULL or strcmp(key.backend.name, b"openssl"):
         return 0
-    return OPENSSL_KEY if strcmp(key.backend.name, b"openssl") == 0 else 0
+    return OPENSSL_KEY + (OPENSSL_HP if header_protection else 0)
 
 
 cdef dict core_ledger(const Conn *c):
@@ -35,7 +36,8 @@ cdef dict core_ledger(const Conn *c):
         sent += sp.sent.capacity * sizeof(SentPacket)
         received += rangeset_memory(&sp.received)
         crypto += recvbuf_memory(&sp.crypto.recv) + sendbuf_memory(&sp.crypto.send)
-        keys += key_memory(&sp.rx, sp.has_rx) + key_memory(&sp.tx, sp.has_tx)
+        keys += key_memory(&sp.rx, sp.has_rx, 1) + key_memory(&sp.tx, sp.has_tx, 1)
+    keys += key_memory(&c.keys.previous, c.keys.has_previous, 0) + key_memory(&c.keys.next, c.keys.has_next, 0)
     s = c.all_head
     while s != NULL:
         streams += sizeof(Stream)

@@ -364,6 +364,7 @@ def session(seed: int) -> None:
             pair.run(lambda: pair.client.terminated and pair.server.terminated, limit=5 * SECOND)
 
 
+@pytest.mark.plain_build  # the sanitizer brings its own malloc
 def test_a_hundred_connections_leave_no_heap_behind() -> None:
     """Ended in every way, in the middle of things: what malloc has given out does not grow."""
     used = []
@@ -376,6 +377,7 @@ def test_a_hundred_connections_leave_no_heap_behind() -> None:
     assert min(b - a for a, b in itertools.pairwise(used)) < 8 * 1024, used
 
 
+@pytest.mark.plain_build
 def test_a_stream_that_only_a_frame_record_holds_is_freed_with_the_connection() -> None:
     """Both sides of the stream are over while a MAX_STREAM_DATA of it is not acknowledged."""
 

@@ -20,7 +20,8 @@ ISSUED = 1_700_000_000 * SECOND
 PEERS = (("192.0.2.1", 50000), ("192.0.2.1", 50001), ("198.51.100.7", 50000), ("2001:db8::1", 50000))
 VERSIONS = (1, 0x6B3343CF)
 ORIGINAL, RETRY_SCID = b"original", b"retry-id"
-AGES = (0, SECOND, RETRY_LIFETIME, RETRY_LIFETIME + 1, NEW_TOKEN_LIFETIME, NEW_TOKEN_LIFETIME + 1, -1, -SECOND)
+SKEW = 2 * SECOND  # by which the clocks of two servers may differ
+AGES = (0, SECOND, RETRY_LIFETIME, RETRY_LIFETIME + 1, NEW_TOKEN_LIFETIME, NEW_TOKEN_LIFETIME + 1, -SKEW, -SKEW - 1)
 VERDICTS = {"accept", "drop", "retry", "refuse"}
 SCIDS = (b"", b"s", b"server-0", b"retry-id", b"original", bytes(20))
 
