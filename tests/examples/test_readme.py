@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -32,6 +34,7 @@ def bound(port: int) -> bool:
     return False
 
 
+@pytest.mark.plain_build  # runs programs without the preloaded sanitizer
 def test_they_talk(tmp_path: Path) -> None:
     server, client = programs()
     port = free_port()

@@ -22,6 +22,7 @@ CHUNK = random.Random(3).randbytes(1 << 16)
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 
 
+@pytest.mark.plain_build  # resident memory; the sanitizer keeps what is freed
 @each_loop
 def test_two_hundred_megabytes_to_a_slow_reader(loop: str) -> None:
     """The writer never has more than the mark and one piece outstanding; the process does not grow by the rest."""

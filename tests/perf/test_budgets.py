@@ -7,6 +7,7 @@ import pytest
 from perf.icount import __main__ as counter
 
 
+@pytest.mark.plain_build
 @pytest.mark.timeout(400)
 def test_counts_stay_within_their_budgets() -> None:
     lack = counter.missing()
