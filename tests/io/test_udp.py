@@ -255,9 +255,10 @@ def test_icmp_errors_are_counted_and_do_not_eat_datagrams(opening: Open) -> None
 def test_the_benchmark_loops_agree_on_what_they_moved(opening: Open) -> None:
     server = opening("127.0.0.1")
     client = opening(remote=server.local_address)
-    # Nobody acknowledges: the window is all that is sent.
-    sent, datagrams, trains, _, _ = blast(client, None, 0.3, 1200, 10, 4, 120_000, True)
-    assert (sent, datagrams, trains) == (120_000, 100, 10)
+    # Nobody acknowledges: the window is the most that is sent, however long the machine takes for it.
+    sent, datagrams, trains, _, _ = blast(client, None, 0.01, 1200, 10, 4, 120_000, True)
+    assert 0 < trains <= 10
+    assert (sent, datagrams) == (trains * 12_000, trains * 10)
     total, received, entries, _, _ = drain(server, 1.0, 1 << 30, True)
-    assert (total, received) == (120_000, 100)
-    assert entries >= 10
+    assert (total, received) == (sent, datagrams)
+    assert entries >= trains
