@@ -72,6 +72,7 @@ EXTENSIONS = [
     Ext("stoq.core.acks"),
     Ext("stoq.core.sources"),
     Ext("stoq.core.closing"),
+    Ext("stoq.core.relay"),
     Ext("stoq.core.keyupdate"),
     Ext("stoq.core.handshake"),
     Ext("stoq.core.dispatch"),

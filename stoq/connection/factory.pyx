@@ -2,6 +2,7 @@
 from datetime import UTC, datetime
 
 from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, int64_t
 from libc.stdlib cimport malloc
@@ -57,6 +58,7 @@ cdef Connection make(object configuration, bint is_client, object peer, object l
     fill_address(&self.c.path.peer, peer)
     fill_address(&self.c.path.local, local)
     self.c.shell = <void *><PyObject *>self
+    self.c.owner_thread = <void *><size_t>PyThread_get_thread_ident()
     knob_set(&self.c.knobs_next, "max_datagram_size", configuration.max_datagram_size)
     for key, value in configuration.knobs.items():
         knob_set(&self.c.knobs_next, key, value)

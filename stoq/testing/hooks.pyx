@@ -4,8 +4,9 @@ For tests; no program needs this module. The objects let go of their connection 
 """
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from stoq.wire.frames cimport EPOCH_1, Frame
 from stoq.wire.varint cimport Cursor, varint_get, varint_put
@@ -18,9 +19,9 @@ from stoq.core.sendbuf cimport (
 from stoq.core.sentlog cimport FrameRec, SENT_ACK_ELICITING, SENT_IN_FLIGHT, SENT_OUTSTANDING, sentlog_at
 from stoq.core.sidestream cimport SideStream, side_clear, side_init, side_push, side_write
 from stoq.core.sources cimport default_sources
+from stoq.core.relay cimport relay_push
 from stoq.core.state cimport (
-    Conn, ExtFrame, ExtOut, ExtRow, ExtTable, PacketBuild, SOURCE_PING, SOURCES_MAX, SPACE_APP, Source, SourceTable,
-    Space,
+    Conn, ExtFrame, ExtRow, ExtTable, PacketBuild, SOURCE_PING, SOURCES_MAX, SPACE_APP, Source, SourceTable, Space,
 )
 from stoq.connection.connection cimport Connection
 from stoq.testing.seams cimport core_of, take_train
@@ -370,24 +371,9 @@ cdef class FrameTap:
         take_train(self.connection, datagram, 0, peer, now, ecn, self.drain)
 
     def send(self, bytes frame, uint64_t cookie):
-        """Queue one frame with the core's own extension source (`Conn.ext_out`)."""
-        cdef Conn *c = core_of(self.connection)
-        cdef ExtOut *grown
-        cdef uint8_t *copy
-        if c.ext_out_count == c.ext_out_capacity:
-            grown = <ExtOut *>realloc(c.ext_out, (c.ext_out_capacity + 16) * sizeof(ExtOut))
-            if grown == NULL:
-                raise MemoryError
-            c.ext_out = grown
-            c.ext_out_capacity += 16
-        copy = <uint8_t *>malloc(<size_t>len(frame))
-        if copy == NULL:
-            raise MemoryError
-        memcpy(copy, PyBytes_AS_STRING(frame), <size_t>len(frame))
-        c.ext_out[c.ext_out_count].data = copy
-        c.ext_out[c.ext_out_count].length = <uint32_t>len(frame)
-        c.ext_out[c.ext_out_count].cookie = cookie
-        c.ext_out_count += 1
+        """Hand one frame over to the connection (stoq.core.relay): 0 or a negative RelayResult."""
+        return relay_push(core_of(self.connection), <void *><size_t>PyThread_get_thread_ident(),
+                          <const uint8_t *>PyBytes_AS_STRING(frame), <uint32_t>len(frame), cookie)
 
 
 # ---------------------------------------------------------------- a side stream of one's own
